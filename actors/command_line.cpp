@@ -1,0 +1,129 @@
+#include "actors/command_line.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include "kernels/fault.hpp"
+#include "runtime/strategy/strategy.hpp"
+
+namespace baton {
+namespace {
+
+constexpr auto run_examples = R"(
+Examples:
+  baton run --config configs/quickstart.yaml --document report.txt --question "Who signed it?"
+  cat report.txt | baton run --config configs/quickstart.yaml --document - --question "Who signed it?" --compare full
+  baton plan --config configs/quickstart.yaml --document report.txt --question "Who signed it?" --ranks 4)";
+
+void add_job_options(CLI::App& app, run_options& o) {
+  app.add_option("--config", o.config, "YAML file: model, job defaults, nodes and devices")->required()->type_name("FILE");
+  app.add_option("--model", o.model, "checkpoint directory in place of the file's")->type_name("DIR");
+  auto* document = app.add_option("--document", o.document, "UTF-8 text to prefill; - reads standard input")->type_name("FILE|-");
+  auto* question = app.add_option("--question", o.question, "what to ask about it")->type_name("TEXT");
+  auto* tokens = app.add_option("--tokens", o.tokens, R"(token ids in place of text: {"document_ids": [], "query_ids": [], "system_tokens": s})")
+                     ->type_name("FILE.json");
+  tokens->excludes(document)->excludes(question);
+  app.add_option("--strategy", o.strategy, "full, star or apb")->type_name("S");
+  app.add_option("--ranks", o.ranks, "shares of the document, H")->type_name("H");
+  app.add_option("--anchor-tokens", o.anchor_tokens, "length of the anchor block, l_a; 0: none")->type_name("N");
+  app.add_option("--passing-tokens", o.passing_tokens, "units per KV head that a rank passes on, l_p; 0: none")->type_name("N");
+  app.add_option("--block-tokens", o.block_tokens, "lengths of the local blocks, one a rank; they add up to the document")->delimiter(',')->type_name("A,B,…");
+  app.add_option("--compressor", o.compressor, "auto, retaining_heads, query_key, recent or random")->type_name("C");
+  app.add_option("--compressor-seed", o.compressor_seed, "of the random compressor")->type_name("N");
+  app.add_option("--precision", o.precision, "bf16, or fp32 to verify")->type_name("P");
+  app.add_option("--max-new-tokens", o.max_new_tokens, "the longest answer")->type_name("N");
+  app.add_option("--temperature", o.temperature, "0 is greedy")->type_name("T");
+  app.add_option("--top-p", o.top_p, "nucleus of the sampling")->type_name("P");
+  app.add_option("--seed", o.seed, "of the sampling")->type_name("N");
+  app.add_option("--threads", o.threads, "of each CPU device, in place of the file's")->type_name("N");
+  app.add_option("--json", o.json, "writes the result there")->type_name("FILE");
+  app.footer(run_examples);
+}
+
+}  // namespace
+
+command_line parse_command_line(int argc, char** argv) {
+  command_line line;
+  CLI::App app{"Baton spreads the prefill of one long document over many devices with APB and answers questions about it."};
+  app.require_subcommand(1);
+  app.set_help_all_flag("--help-all", "help of all commands");
+  auto* run = app.add_subcommand("run", "prefill a document, answer a question, print what each rank did");
+  add_job_options(*run, line.run);
+  run->add_option("--compare", line.run.compare, "runs this strategy too, and prints both answers and the ratio")->type_name("STRATEGY");
+  run->add_option("--dump", line.run.dump, "writes the first answer token's logits and the chosen units there")->type_name("FILE.safetensors");
+  run->add_flag("--quiet", line.run.quiet, "prints the answer and nothing else");
+  auto* plan = app.add_subcommand("plan", "print blocks, devices, memory, messages and bytes of a job; run nothing");
+  add_job_options(*plan, line.run);
+  auto* check = app.add_subcommand("check-config", "read a configuration file and print what it means");
+  check->add_option("FILE", line.config_to_check, "the file")->required();
+  auto* version = app.add_subcommand("version", "print the version and what this machine offers");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    line.exit_code = code == 0 ? 0 : 2;
+    return line;
+  }
+  if (*run) line.command = command_kind::run;
+  if (*plan) line.command = command_kind::plan;
+  if (*check) line.command = command_kind::check_config;
+  if (*version) line.command = command_kind::version;
+  return line;
+}
+
+cluster_config configuration_of(const run_options& o) {
+  auto config = load_cluster_config(o.config);
+  auto& job = config.job;
+  if (o.model) config.model.directory = *o.model;
+  if (o.precision) {
+    if (*o.precision != "bf16" && *o.precision != "fp32") {
+      throw fault(fault_code::bad_input, "'" + *o.precision + "' is unknown; bf16 or fp32", "--precision");
+    }
+    config.model.precision = *o.precision == "bf16" ? element_type::bf16 : element_type::f32;
+  }
+  if (o.strategy) job.strategy = std::string(find_strategy(*o.strategy).name());
+  if (o.ranks) job.ranks = *o.ranks;
+  if (!o.block_tokens.empty()) {
+    job.block_tokens = o.block_tokens;
+    if (!o.ranks) job.ranks = static_cast<int>(o.block_tokens.size());
+  } else if (o.ranks) {
+    job.block_tokens.clear();
+  }
+  if (o.strategy && !o.ranks && o.block_tokens.empty() && !find_strategy(job.strategy).splits()) {
+    job.ranks = 1;
+    job.block_tokens.clear();
+  }
+  if (o.anchor_tokens) job.anchor_tokens = *o.anchor_tokens;
+  if (o.passing_tokens) job.passing_tokens = *o.passing_tokens;
+  if (o.compressor) {
+    job.compressor.reset();
+    if (*o.compressor != "auto") job.compressor = compressor_from(*o.compressor);
+  }
+  if (o.compressor_seed) job.compressor_seed = *o.compressor_seed;
+  if (o.max_new_tokens) job.max_new_tokens = *o.max_new_tokens;
+  if (o.temperature) job.sampling.temperature = *o.temperature;
+  if (o.top_p) job.sampling.top_p = *o.top_p;
+  if (o.seed) job.sampling.seed = *o.seed;
+  if (o.threads) {
+    if (*o.threads < 1 || *o.threads > 1024) throw fault(fault_code::bad_input, std::to_string(*o.threads) + "; between 1 and 1024", "--threads");
+    for (auto& node : config.nodes) {
+      for (auto& device : node.devices) {
+        device.threads = *o.threads;
+        device.cores.clear();
+      }
+    }
+  }
+  return config;
+}
+
+job_options compared_job(const cluster_config& config, const std::string& other_strategy) {
+  auto job = config.job;
+  const auto& other = find_strategy(other_strategy);
+  job.strategy = std::string(other.name());
+  if (!other.splits()) {
+    job.ranks = 1;
+    job.block_tokens.clear();
+  }
+  return job;
+}
+
+}  // namespace baton

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/config/cluster_config.hpp"
+
+namespace baton {
+
+/// `baton run` and `baton plan` as typed: what was not given stays empty and comes from the configuration file.
+struct run_options {
+  std::filesystem::path config;
+  std::optional<std::filesystem::path> model;
+  std::optional<std::string> document;  ///< a file, or "-" for standard input
+  std::optional<std::string> question;
+  std::optional<std::filesystem::path> tokens;
+  std::optional<std::string> strategy;
+  std::optional<int> ranks;
+  std::optional<std::int64_t> anchor_tokens;
+  std::optional<std::int64_t> passing_tokens;
+  std::vector<std::int64_t> block_tokens;
+  std::optional<std::string> compressor;
+  std::optional<std::uint64_t> compressor_seed;
+  std::optional<std::string> precision;
+  std::optional<int> max_new_tokens;
+  std::optional<float> temperature;
+  std::optional<float> top_p;
+  std::optional<std::uint64_t> seed;
+  std::optional<int> threads;
+  std::optional<std::string> compare;
+  std::optional<std::filesystem::path> json;
+  std::optional<std::filesystem::path> dump;
+  bool quiet = false;
+};
+
+enum class command_kind : std::uint8_t { none, run, plan, check_config, version };
+
+struct command_line {
+  command_kind command = command_kind::none;
+  run_options run;
+  std::filesystem::path config_to_check;
+  /// Set where parsing has ended the program: --help, or a usage error already told on standard error.
+  std::optional<int> exit_code;
+};
+
+command_line parse_command_line(int argc, char** argv);
+
+/// The configuration with what was typed laid over it. Throws fault(bad_input) that names the option.
+cluster_config configuration_of(const run_options& options);
+
+/// The job options of `--compare OTHER`: the same job by another strategy.
+job_options compared_job(const cluster_config& config, const std::string& other_strategy);
+
+}  // namespace baton

@@ -1,0 +1,136 @@
+#include "actors/coordinator.hpp"
+
+#include "actors/guard.hpp"
+#include "runtime/wire/codec.hpp"
+
+namespace baton::actors {
+
+coordinator_state::coordinator_state(coordinator_actor::pointer self, const coordinator_options& options)
+    : self_(self), tick_(options.tick), logic_(options.model, options.limits) {
+  self_->set_down_handler([this](caf::down_msg& down) {
+    guard(self_, [&] {
+      lost(caf::actor_cast<caf::actor_addr>(down.source), self_->system().render(down.reason));
+      act();
+    });
+  });
+}
+
+coordinator_actor::behavior_type coordinator_state::make_behavior() {
+  self_->delayed_send(self_, tick_, tick_atom::value);
+  return {
+      [this](const worker_actor& worker, const worker_report_bytes& m) {
+        hear(worker.address(), [&] {
+          const auto report = decode_worker_report(m.bytes);
+          if (const auto* who = std::get_if<worker_ready>(&report)) logic_.worker_joined(join(peer_kind::worker, worker, workers_), *who, now_s());
+        });
+      },
+      [this](const worker_report_bytes& m) {
+        hear(sender_address(), [&] {
+          if (const auto id = sender(peer_kind::worker)) logic_.worker_said(id, decode_worker_report(m.bytes), now_s());
+        });
+      },
+      [this](const relay_actor& relay, const relay_report_bytes& m) {
+        hear(relay.address(), [&] {
+          const auto report = decode_relay_report(m.bytes);
+          if (const auto* who = std::get_if<relay_ready>(&report)) logic_.relay_joined(join(peer_kind::relay, relay, relays_), *who, now_s());
+        });
+      },
+      [this](const relay_report_bytes& m) {
+        hear(sender_address(), [&] {
+          if (const auto id = sender(peer_kind::relay)) logic_.relay_said(id, decode_relay_report(m.bytes), now_s());
+        });
+      },
+      [this](const client_actor& client, const client_request_bytes& m) {
+        hear(client.address(), [&] {
+          const auto request = decode_client_request(m.bytes);
+          logic_.client_said(join(peer_kind::client, client, clients_), request, now_s());
+        });
+      },
+      [this](const client_request_bytes& m) {
+        hear(sender_address(), [&] {
+          if (const auto id = sender(peer_kind::client)) logic_.client_said(id, decode_client_request(m.bytes), now_s());
+        });
+      },
+      [this](tick_atom) {
+        self_->delayed_send(self_, tick_, tick_atom::value);
+        guard(self_, [&] {
+          logic_.tick(now_s());
+          act();
+        });
+      },
+      [this](count_atom) -> caf::result<std::uint64_t, std::uint64_t> {
+        return {static_cast<std::uint64_t>(logic_.workers()), static_cast<std::uint64_t>(logic_.relays())};
+      },
+  };
+}
+
+template <class Work>
+void coordinator_state::hear(const caf::actor_addr& from, Work&& work) {
+  guard(self_, [&] {
+    try {
+      work();
+    } catch (const fault& why) {
+      if (why.code() != fault_code::bad_input) throw;
+      lost(from, why.what());
+    }
+    act();
+  });
+}
+
+caf::actor_addr coordinator_state::sender_address() { return caf::actor_cast<caf::actor_addr>(self_->current_sender()); }
+
+template <class Handle>
+peer_id coordinator_state::join(peer_kind kind, const Handle& handle, std::map<peer_id, Handle>& handles) {
+  const auto address = caf::actor_cast<caf::actor_addr>(handle);
+  if (const auto known = peers_.find(address); known != peers_.end()) return known->second.id;
+  const peer_id id = ++last_peer_;
+  peers_.emplace(address, peer{kind, id});
+  handles.emplace(id, handle);
+  self_->monitor(handle);
+  return id;
+}
+
+peer_id coordinator_state::sender(peer_kind kind) {
+  const auto found = peers_.find(sender_address());
+  return found != peers_.end() && found->second.kind == kind ? found->second.id : 0;
+}
+
+void coordinator_state::lost(const caf::actor_addr& who, const std::string& why) {
+  const auto found = peers_.find(who);
+  if (found == peers_.end()) return;
+  const auto [kind, id] = found->second;
+  peers_.erase(found);
+  workers_.erase(id);
+  relays_.erase(id);
+  clients_.erase(id);
+  switch (kind) {
+    case peer_kind::worker: logic_.worker_lost(id, why, now_s()); break;
+    case peer_kind::relay: logic_.relay_lost(id, why, now_s()); break;
+    case peer_kind::client: logic_.client_lost(id, now_s()); break;
+  }
+}
+
+void coordinator_state::act() {
+  for (const auto& action : logic_.take_actions()) {
+    if (const auto* w = std::get_if<to_worker>(&action)) {
+      if (const auto to = workers_.find(w->worker); to != workers_.end()) self_->send(to->second, worker_command_bytes{encode(w->command)});
+    } else if (const auto* r = std::get_if<to_relay>(&action)) {
+      if (const auto to = relays_.find(r->relay); to != relays_.end()) self_->send(to->second, relay_command_bytes{encode(r->command)});
+    } else if (const auto* c = std::get_if<to_client>(&action)) {
+      if (const auto to = clients_.find(c->client); to != clients_.end()) self_->send(to->second, client_update_bytes{encode(c->update)});
+    }
+  }
+}
+
+double coordinator_state::now_s() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+coordinator_actor spawn_coordinator(caf::actor_system& system, const coordinator_options& options) {
+  return system.spawn([options](coordinator_actor::stateful_pointer<std::unique_ptr<coordinator_state>> self) {
+    self->state = std::make_unique<coordinator_state>(self, options);
+    return self->state->make_behavior();
+  });
+}
+
+}  // namespace baton::actors

@@ -1,0 +1,46 @@
+#include <fmt/format.h>
+
+#include <exception>
+
+#include "actors/command_line.hpp"
+#include "actors/run_command.hpp"
+#include "kernels/cpu/isa.hpp"
+#include "kernels/fault.hpp"
+#include "runtime/version.hpp"
+
+namespace {
+
+int check_config(const std::filesystem::path& file) {
+  try {
+    fmt::print("{}", baton::describe(baton::load_cluster_config(file)));
+    return 0;
+  } catch (const baton::fault& why) {
+    fmt::print(stderr, "baton: {}\n", why.what());
+    return 2;
+  }
+}
+
+int version() {
+  fmt::print("baton {}\ncpu: {}, oneDNN {}\n", baton::version_text, baton::cpu::effective_isa().name, baton::cpu::onednn_version());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const auto line = baton::parse_command_line(argc, argv);
+    if (line.exit_code) return *line.exit_code;
+    switch (line.command) {
+      case baton::command_kind::run: return baton::run_command(line.run);
+      case baton::command_kind::plan: return baton::plan_command(line.run);
+      case baton::command_kind::check_config: return check_config(line.config_to_check);
+      case baton::command_kind::version: return version();
+      case baton::command_kind::none: return 2;
+    }
+    return 2;
+  } catch (const std::exception& why) {
+    fmt::print(stderr, "baton: {}\n", why.what());
+    return 1;
+  }
+}

@@ -1,0 +1,269 @@
+#include "actors/run_command.hpp"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <optional>
+
+#include "actors/job_client.hpp"
+#include "actors/job_input.hpp"
+#include "actors/local_cluster.hpp"
+#include "kernels/fault.hpp"
+#include "runtime/model/detokenizer.hpp"
+#include "runtime/observe/dump.hpp"
+#include "runtime/observe/plan_text.hpp"
+#include "runtime/observe/run_result.hpp"
+#include "runtime/observe/run_view.hpp"
+#include "runtime/strategy/strategy.hpp"
+
+namespace baton {
+namespace {
+
+using actors::job_client;
+using actors::local_cluster;
+using actors::local_devices;
+
+volatile std::sig_atomic_t interrupted = 0;
+
+/// Ctrl-C asks the job to stop; a second one ends the program at once.
+void stop_on_interrupt() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+}
+
+/// All that is known before anything is loaded.
+struct prepared_run {
+  cluster_config config;
+  checkpoint model;
+  std::optional<tokenizer> words;
+  prompt input;
+  local_devices devices;
+};
+
+prepared_run prepare(const run_options& options) {
+  auto config = configuration_of(options);
+  auto model = checkpoint::open(config.model.directory);
+  std::optional<tokenizer> words;
+  const auto tokenizer_file = config.model.directory / "tokenizer.json";
+  if (!options.tokens || std::filesystem::exists(tokenizer_file)) words = tokenizer::load(tokenizer_file);
+  auto input = read_prompt(options, config, model.config(), words ? &*words : nullptr);
+  local_devices devices(config);
+  return {std::move(config), std::move(model), std::move(words), std::move(input), std::move(devices)};
+}
+
+struct costed_plan {
+  job_plan plan;
+  plan_costs costs;
+};
+
+std::int64_t positions_needed(const prepared_run& run, const job_options& job) {
+  return static_cast<std::int64_t>(run.input.document_ids.size() + run.input.query_ids.size()) + job.max_new_tokens;
+}
+
+costed_plan plan_of(prepared_run& run, const job_options& job) {
+  const std::int64_t model_positions = run.model.config().max_positions;
+  const std::int64_t limit = run.config.positions_max > 0 ? std::min(run.config.positions_max, model_positions) : model_positions;
+  auto plan = make_job_plan({.document_tokens = static_cast<std::int64_t>(run.input.document_ids.size()),
+                             .query_tokens = static_cast<std::int64_t>(run.input.query_ids.size()),
+                             .system_tokens = run.input.system_tokens,
+                             .positions_max = limit,
+                             .has_retaining_heads = run.model.has_retaining_heads(),
+                             .options = job},
+                            run.devices.views());
+  const auto basis = actors::basis_of(run.devices, run.model, positions_needed(run, job), job.chunk_tokens);
+  auto costs = costs_of(plan, basis);
+  return {std::move(plan), std::move(costs)};
+}
+
+/// Room for the largest of the plans on each device, or what the configuration sets. Refused before anything is loaded.
+std::vector<std::int64_t> arenas_for(const prepared_run& run, std::span<const costed_plan> plans) {
+  const auto& node = run.config.nodes.front();
+  std::vector<std::int64_t> arenas;
+  for (const auto& device : node.devices) {
+    std::int64_t needed = 0;
+    for (const auto& p : plans) {
+      for (const auto& cost : p.costs.devices) {
+        if (cost.device == device.name) needed = std::max(needed, cost.arena_bytes());
+      }
+    }
+    // Extents are rounded up and answers come while other pieces are still lent.
+    needed += needed / 16 + (std::int64_t{1} << 20);
+    if (device.memory_bytes > 0 && needed > device.memory_bytes) {
+      throw fault(fault_code::bad_input,
+                  fmt::format("the job needs {} of KV and workspace there, memory is {}; raise it, add devices, or shorten the document",
+                              format_bytes(needed), format_bytes(device.memory_bytes)),
+                  fmt::format("device {}/{}", node.name, device.name));
+    }
+    arenas.push_back(device.memory_bytes > 0 ? device.memory_bytes : needed);
+  }
+  return arenas;
+}
+
+view_options terminal_view(bool quiet) {
+  view_options options;
+  options.quiet = quiet;
+  options.terminal = isatty(STDERR_FILENO) != 0;
+  winsize size{};
+  if (options.terminal && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
+    options.columns = size.ws_col;
+    options.rows = size.ws_row;
+  }
+  options.color = options.terminal && std::getenv("NO_COLOR") == nullptr;
+  return options;
+}
+
+struct finished_job {
+  run_result result;
+  std::vector<float> logits;
+  std::vector<selected_units> selected;
+};
+
+/// Submits one job and follows it to its end. Throws fault: bad_input where the coordinator refuses it.
+finished_job follow(local_cluster& cluster, const prepared_run& run, const job_options& job, bool dump, run_view& view, const plan_costs& costs) {
+  job_client client(cluster.system(), cluster.coordinator());
+  submit_job request;
+  request.request_id = "run-" + job.strategy;
+  request.options = job;
+  request.document_tokens = static_cast<std::int64_t>(run.input.document_ids.size());
+  request.query_tokens = static_cast<std::int64_t>(run.input.query_ids.size());
+  request.system_tokens = run.input.system_tokens;
+  request.stop_tokens = run.model.config().stop_tokens;
+  request.report_dump = dump;
+  client.submit(std::move(request), run.input.document_ids, run.input.query_ids);
+
+  finished_job done;
+  std::optional<detokenizer> text;
+  if (run.words) text.emplace(*run.words);
+  std::string answer;
+  const auto say = [&](const std::string& piece) {
+    answer += piece;
+    view.answer_text(piece);
+  };
+  std::optional<job_accepted> accepted;
+  bool cancelled = false;
+  for (;;) {
+    if (interrupted && !cancelled && accepted) {
+      cancelled = true;
+      client.cancel(accepted->job);
+    }
+    const auto update = client.next(std::chrono::milliseconds(50));
+    if (!update) continue;
+    if (const auto* a = std::get_if<job_accepted>(&*update)) {
+      accepted = *a;
+      view.plan(a->plan, costs, run.model.config().layers);
+    } else if (const auto* refused = std::get_if<job_refused>(&*update)) {
+      throw fault(refused->why.code, refused->why.what, refused->why.where);
+    } else if (const auto* progress = std::get_if<job_progress>(&*update)) {
+      view.progress(*progress);
+    } else if (const auto* prefilled = std::get_if<prefill_finished>(&*update)) {
+      view.prefill_done(prefilled->prefill_s);
+    } else if (const auto* token = std::get_if<answer_token>(&*update)) {
+      if (text) say(text->push(token->token));
+    } else if (const auto* logits = std::get_if<first_logits>(&*update)) {
+      done.logits.insert(done.logits.end(), logits->values.begin(), logits->values.end());
+    } else if (const auto* units = std::get_if<chosen_units>(&*update)) {
+      done.selected.push_back({units->layer, units->rank, units->kv_heads, units->indices});
+    } else if (const auto* failed = std::get_if<job_failed>(&*update)) {
+      view.answer_done();
+      throw fault(failed->why.code == fault_code::bad_input ? fault_code::internal : failed->why.code, failed->why.what, failed->why.where);
+    } else if (const auto* finished = std::get_if<job_finished>(&*update)) {
+      if (text) say(text->finish());
+      view.answer_done();
+      done.result = make_run_result(accepted->plan, *finished, answer);
+      return done;
+    }
+  }
+}
+
+void write_json(const std::filesystem::path& path, const nlohmann::json& json) {
+  std::ofstream file(path);
+  file << json.dump(2) << '\n';
+  if (!file.flush()) throw fault(fault_code::bad_input, "cannot be written", "--json " + path.string());
+}
+
+/// A result that cannot be kept is better refused before the work than after it.
+void check_writable(const char* option, const std::optional<std::filesystem::path>& path) {
+  if (!path) return;
+  const auto folder = path->has_parent_path() ? path->parent_path() : std::filesystem::path(".");
+  if (!std::filesystem::is_directory(folder) || access(folder.c_str(), W_OK) != 0 || std::filesystem::is_directory(*path)) {
+    throw fault(fault_code::bad_input, "cannot be written; is its folder there?", fmt::format("{} {}", option, path->string()));
+  }
+}
+
+int report(const fault& why, int code) {
+  fmt::print(stderr, "baton: {}\n", why.what());
+  return code;
+}
+
+}  // namespace
+
+int run_command(const run_options& options) {
+  std::optional<prepared_run> run;
+  std::vector<job_options> jobs;
+  std::vector<costed_plan> plans;
+  std::vector<std::int64_t> arenas;
+  try {
+    check_writable("--json", options.json);
+    check_writable("--dump", options.dump);
+    run.emplace(prepare(options));
+    jobs.push_back(run->config.job);
+    if (options.compare) jobs.push_back(compared_job(run->config, *options.compare));
+    for (const auto& job : jobs) plans.push_back(plan_of(*run, job));
+    arenas = arenas_for(*run, plans);
+  } catch (const fault& why) {
+    return report(why, 2);
+  }
+  stop_on_interrupt();
+  try {
+    run_view view(stderr, stdout, terminal_view(options.quiet));
+    if (!run->words) view.message("the model has no tokenizer.json: the answer is shown as token ids only");
+    std::int64_t positions = 0;
+    for (const auto& job : jobs) positions = std::max(positions, positions_needed(*run, job));
+    local_cluster cluster(run->config, run->model, run->devices, arenas, positions);
+    std::vector<finished_job> done;
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+      done.push_back(follow(cluster, *run, jobs[i], options.dump && i == 0, view, plans[i].costs));
+      if (!options.quiet) fmt::print("\n{}", table(done.back().result));
+      std::fflush(stdout);
+    }
+    auto json = to_json(done.front().result);
+    if (done.size() > 1) {
+      const auto& other = done.back().result;
+      if (!options.quiet) fmt::print("\n{}", comparison_text(done.front().result, other));
+      json["compare"] = to_json(other);
+      json["speedup"] = other.prefill_s / done.front().result.prefill_s;
+    }
+    if (options.json) write_json(*options.json, json);
+    if (options.dump) write_dump(*options.dump, done.front().logits, done.front().selected);
+    return 0;
+  } catch (const fault& why) {
+    if (interrupted) {
+      fmt::print(stderr, "baton: stopped\n");
+      return 1;
+    }
+    return report(why, why.code() == fault_code::bad_input ? 2 : 1);
+  }
+}
+
+int plan_command(const run_options& options) {
+  try {
+    check_writable("--json", options.json);
+    auto run = prepare(options);
+    const auto costed = plan_of(run, run.config.job);
+    arenas_for(run, std::span(&costed, 1));
+    fmt::print("{}", describe(costed.plan, costed.costs));
+    if (options.json) write_json(*options.json, {{"plan", to_json(costed.plan)}, {"costs", to_json(costed.costs)}});
+    return 0;
+  } catch (const fault& why) {
+    return report(why, 2);
+  }
+}
+
+}  // namespace baton

@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# All that must hold before a change is kept. Goes on after a failure, so that one run shows everything; ends with the line
+# `N passed, N failed, N skipped`: tests over all builds, where a failed step that is no test counts as one more failure.
+# Usage: deploy/check.sh [--full]     --full adds the tests that take long and lets clang-tidy see every file
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+full=no
+case ${1:-} in
+  "") ;;
+  --full) full=yes ;;
+  *)
+    sed -n '2,4s/^# //p' "$0"
+    exit 2
+    ;;
+esac
+
+passed=0 failed=0 skipped=0
+summary=()
+jobs=$(nproc)
+logs=build/check
+mkdir -p "$logs"
+
+# As root in somebody else's checkout, git would refuse to answer.
+git() { command git -c "safe.directory=$PWD" "$@"; }
+
+# step NAME COMMAND…: runs it and notes its time and whether it failed.
+step() {
+  local name=$1 begin=$SECONDS result=ok
+  shift
+  printf '\n== %s\n' "$name"
+  if ! "$@"; then
+    result=FAILED
+    failed=$((failed + 1))
+    echo "== $name FAILED"
+  fi
+  summary+=("$(printf '%5d s  %-6s  %s' $((SECONDS - begin)) "$result" "$name")")
+  [[ $result == ok ]]
+}
+
+# run_tests PRESET: runs one build's tests and adds them up.
+run_tests() {
+  local name="tests: $1" begin=$SECONDS report="$PWD/$logs/$1.xml" status=0 counts=() result=ok
+  printf '\n== %s\n' "$name"
+  rm -f "$report"
+  # ThreadSanitizer of g++ 12 does not cope with the address randomisation of newer kernels.
+  local fixed_addresses=()
+  if setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
+  "${fixed_addresses[@]}" ctest --preset "$1" --parallel "$jobs" --output-junit "$report" \
+    >"$logs/$1.log" 2>&1 || status=$?
+  read -r -a counts < <(python3 - "$report" <<'PYTHON'
+import sys, xml.etree.ElementTree as tree
+results = [case.get("status") for case in tree.parse(sys.argv[1]).getroot().iter("testcase")]
+skipped = sum(status in ("notrun", "disabled") for status in results)
+bad = sum(status == "fail" for status in results)
+print(len(results) - skipped - bad, bad, skipped)
+PYTHON
+  ) || counts=(0 0 0)
+  # ctest also fails without a failed test: when it cannot list them, or there is none.
+  if [[ $status -ne 0 && ${counts[1]} -eq 0 ]]; then counts[1]=1; fi
+  if [[ ${counts[1]} -ne 0 ]]; then
+    result=FAILED
+    cat "$logs/$1.log"
+  else
+    sed -n '/tests passed/,$p' "$logs/$1.log"
+  fi
+  passed=$((passed + counts[0])) failed=$((failed + counts[1])) skipped=$((skipped + counts[2]))
+  summary+=("$(printf '%5d s  %-6s  %s (%d passed, %d failed, %d skipped)' $((SECONDS - begin)) "$result" "$name" "${counts[@]}")")
+}
+
+# Our C++ files, committed or about to be.
+cpp_files() {
+  git ls-files --cached --others --exclude-standard --deduplicate '*.cpp' '*.hpp' '*.cu' '*.cuh' |
+    while read -r file; do [[ ! -f $file ]] || echo "$file"; done
+}
+
+check_format() {
+  cpp_files | xargs --no-run-if-empty -n 16 -P "$jobs" clang-format --dry-run -Werror || {
+    echo "To put it right: clang-format -i FILE"
+    return 1
+  }
+}
+
+check_scripts() {
+  local scripts=(.ci/run deploy/*.sh) script
+  for script in "${scripts[@]}"; do bash -n "$script" || return 1; done
+  shellcheck "${scripts[@]}"
+}
+
+# build PRESET TARGET…
+build() {
+  local preset=$1
+  shift
+  cmake --preset "$preset" >"$logs/configure-$preset.log" 2>&1 || {
+    cat "$logs/configure-$preset.log"
+    return 1
+  }
+  cmake --build --preset "$preset" --target "$@"
+}
+
+# clang-tidy without --full sees the files that changed since the commit that this work began from.
+tidy_files() {
+  local base
+  base=$(git merge-base HEAD origin/main 2>/dev/null)
+  if [[ -z $base || $base == "$(git rev-parse HEAD)" ]]; then base=$(git rev-parse --verify --quiet HEAD~1); fi
+  if [[ $full == yes || -z $base ]]; then
+    cpp_files
+  else
+    git diff --name-only --diff-filter=d "$base"
+    git ls-files --others --exclude-standard
+  fi | grep -E '^(kernels|runtime)/.*\.cpp$' | sort -u
+}
+
+check_tidy() {
+  local files
+  mapfile -t files < <(tidy_files)
+  echo "${#files[@]} files"
+  [[ ${#files[@]} -ne 0 ]] || return 0
+  printf '%s\n' "${files[@]}" |
+    xargs -n 1 -P "$jobs" clang-tidy-16 --quiet --warnings-as-errors='*' -p build/dev 2>"$logs/tidy.log" || {
+    grep -v 'warnings generated' "$logs/tidy.log"
+    return 1
+  }
+}
+
+if step "packages" deploy/bootstrap.sh; then
+  step "format" check_format
+  step "include directions" deploy/check_includes.sh
+  step "include directions: self-test" deploy/check_includes.sh --self-test
+  step "scripts" check_scripts
+  dev_tests=dev
+  [[ $full == no ]] || dev_tests=dev-full
+  step "build: dev" build dev all && run_tests "$dev_tests"
+  step "clang-tidy" check_tidy
+  step "build: asan" build asan baton_tests && run_tests asan
+  step "build: tsan" build tsan baton_tests && run_tests tsan
+fi
+
+printf '\n== summary, %d s in all\n' "$SECONDS"
+printf '%s\n' "${summary[@]}"
+echo "$passed passed, $failed failed, $skipped skipped"
+[[ $failed -eq 0 ]]

@@ -1,0 +1,56 @@
+#include "kernels/cpu/convert.hpp"
+
+#include <cstring>
+
+#include "kernels/cpu/launch.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/convert.cpp"
+#include "hwy/foreach_target.h"
+// After foreach_target.h:
+#include "kernels/cpu/simd-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace baton::cpu::HWY_NAMESPACE {
+namespace {
+
+template <class From, class To>
+void convert_as(const matrix& from, const matrix& to) {
+  const float_lanes d;
+  for (std::int64_t row = 0; row < from.rows; ++row) {
+    const From* source = row_of<From>(from, row);
+    To* target = row_of<To>(to, row);
+    for_vectors(static_cast<std::size_t>(from.columns), [&](std::size_t i, auto lanes) HWY_ATTR {
+      store(d, load(d, source + i, lanes), target + i, lanes);
+    });
+  }
+}
+
+}  // namespace
+
+void widen_rows(const matrix& from, const matrix& to) { convert_as<std::uint16_t, float>(from, to); }
+void round_rows(const matrix& from, const matrix& to) { convert_as<float, std::uint16_t>(from, to); }
+
+}  // namespace baton::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace baton::cpu {
+
+HWY_EXPORT(widen_rows);
+HWY_EXPORT(round_rows);
+
+void convert(const matrix& from, const matrix& to) {
+  require(from.rows == to.rows && from.columns == to.columns, "convert", "two matrices of one shape");
+  if (from.type != to.type) {
+    if (from.type == element_type::bf16) return HWY_DYNAMIC_DISPATCH(widen_rows)(from, to);
+    return HWY_DYNAMIC_DISPATCH(round_rows)(from, to);
+  }
+  const auto row_bytes = static_cast<std::size_t>(from.columns * bytes_of(from.type));
+  for (std::int64_t row = 0; row < from.rows; ++row) {
+    std::memcpy(bytes_at(to.data, to.type, row * to.stride), bytes_at(from.data, from.type, row * from.stride), row_bytes);
+  }
+}
+
+}  // namespace baton::cpu
+#endif  // HWY_ONCE

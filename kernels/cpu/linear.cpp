@@ -1,0 +1,194 @@
+#include "kernels/cpu/linear.hpp"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "kernels/cpu/convert.hpp"
+#include "kernels/cpu/isa.hpp"
+#include "kernels/cpu/launch.hpp"
+
+namespace baton::cpu {
+namespace {
+
+constexpr std::int64_t tile_rows = 256;
+constexpr std::int64_t panel_columns = 256;
+
+std::int64_t tiles_of(std::int64_t count, std::int64_t tile) { return (count + tile - 1) / tile; }
+
+/// Rows are cut into whole tiles, then the largest multiple of 32, then the rest: few different matmuls for all lengths.
+std::int64_t next_rows(std::int64_t left) {
+  if (left >= tile_rows) return tile_rows;
+  return left >= 32 ? left / 32 * 32 : left;
+}
+
+/// Plain rows without gaps.
+matrix dense(void* data, element_type type, std::int64_t rows, std::int64_t columns) {
+  return {data, type, rows, columns, columns};
+}
+
+}  // namespace
+
+/// Panels of 256 outputs (the last may have fewer), one behind the other, each in oneDNN's own order.
+class linear_layers::packed final : public packed_weights {
+ public:
+  packed(std::int64_t outputs, std::int64_t inputs, element_type type)
+      : outputs_(outputs),
+        inputs_(inputs),
+        full_bytes_(outputs >= panel_columns ? weight_format(inputs, panel_columns, type).bytes() : 0),
+        memory_(bytes_for(outputs, inputs, type)) {}
+
+  static std::size_t bytes_for(std::int64_t outputs, std::int64_t inputs, element_type type) {
+    const auto full = static_cast<std::size_t>(outputs / panel_columns);
+    const std::int64_t rest = outputs % panel_columns;
+    return (full > 0 ? full * weight_format(inputs, panel_columns, type).bytes() : 0) +
+           (rest > 0 ? weight_format(inputs, rest, type).bytes() : 0);
+  }
+
+  [[nodiscard]] std::int64_t outputs() const override { return outputs_; }
+  [[nodiscard]] std::int64_t inputs() const override { return inputs_; }
+  [[nodiscard]] std::size_t bytes() const override { return memory_.bytes(); }
+
+  [[nodiscard]] std::byte* panel(std::int64_t index) const {
+    return memory_.data() + static_cast<std::size_t>(index) * full_bytes_;
+  }
+  [[nodiscard]] std::int64_t columns_of(std::int64_t panel) const {
+    return std::min(panel_columns, outputs_ - panel * panel_columns);
+  }
+
+ private:
+  std::int64_t outputs_;
+  std::int64_t inputs_;
+  std::size_t full_bytes_;
+  host_memory memory_;
+};
+
+linear_layers::linear_layers(thread_pool& pool, element_type activations)
+    : pool_(pool),
+      activations_(activations),
+      arithmetic_(effective_isa().bf16_matmul ? activations : element_type::f32),
+      matmuls_(pool.size()),
+      scratch_(static_cast<std::size_t>(pool.size())) {}
+
+std::size_t linear_layers::packed_bytes(std::int64_t outputs, std::int64_t inputs) const {
+  return packed::bytes_for(outputs, inputs, arithmetic_);
+}
+
+std::unique_ptr<packed_weights> linear_layers::pack(std::span<const host_matrix> parts) const {
+  std::int64_t outputs = 0;
+  for (const host_matrix& part : parts) {
+    if (part.columns != parts.front().columns || part.columns <= 0 || part.rows <= 0) {
+      throw fault(fault_code::bad_input, "fused weights must have the same number of columns, and rows", "pack");
+    }
+    outputs += part.rows;
+  }
+  if (parts.empty()) throw fault(fault_code::bad_input, "there are no weights to pack", "pack");
+  const std::int64_t inputs = parts.front().columns;
+  auto weights = std::make_unique<packed>(outputs, inputs, arithmetic_);
+
+  // A panel's rows are gathered from the parts that they stand in, rounded to the type of activations, then reordered.
+  std::vector<std::byte> rounded(static_cast<std::size_t>(panel_columns * inputs * bytes_of(activations_)));
+  std::vector<std::byte> widened(arithmetic_ == activations_ ? 0 : static_cast<std::size_t>(panel_columns * inputs * 4));
+  std::optional<weight_packer> packer;
+  std::int64_t packer_columns = 0;
+  auto part = parts.begin();
+  std::int64_t part_row = 0;
+  for (std::int64_t index = 0; index < tiles_of(outputs, panel_columns); ++index) {
+    const std::int64_t columns = weights->columns_of(index);
+    const matrix panel = dense(rounded.data(), activations_, columns, inputs);
+    for (std::int64_t row = 0; row < columns;) {
+      const std::int64_t count = std::min(columns - row, part->rows - part_row);
+      const matrix source = dense(const_cast<void*>(part->data), part->type, part->rows, inputs);
+      convert(source.slice_rows(part_row, count), panel.slice_rows(row, count));
+      row += count;
+      part_row += count;
+      if (part_row == part->rows) {
+        ++part;
+        part_row = 0;
+      }
+    }
+    const std::byte* plain = rounded.data();
+    if (arithmetic_ != activations_) {
+      convert(panel, dense(widened.data(), arithmetic_, columns, inputs));
+      plain = widened.data();
+    }
+    if (columns != packer_columns) packer.emplace(weight_format(inputs, columns, arithmetic_), true);
+    packer_columns = columns;
+    (*packer)(plain, weights->panel(index));
+  }
+  return weights;
+}
+
+void linear_layers::reserve_scratch(std::int64_t inputs) {
+  const auto x_bytes = static_cast<std::size_t>(tile_rows * inputs * 4);
+  if (scratch_.front().x && scratch_.front().x->bytes() >= x_bytes) return;
+  for (scratch& own : scratch_) {
+    own.x = std::make_unique<host_memory>(x_bytes);
+    own.out = std::make_unique<host_memory>(static_cast<std::size_t>(tile_rows * panel_columns * 4));
+  }
+}
+
+void linear_layers::run(const matrix& x, const packed_weights& w, const matrix& out, bool accumulate) {
+  const auto* weights = dynamic_cast<const packed*>(&w);
+  require(weights != nullptr, "linear", "weights that a CPU backend packed");
+  require(x.type == activations_ && x.columns == w.inputs(), "linear", "inputs of the weights' width in activation type");
+  require(out.rows == x.rows && out.columns == w.outputs(), "linear", "outputs for each row of inputs, of the weights' height");
+  require(out.type == activations_ || out.type == element_type::f32, "linear", "outputs in activation type or fp32");
+  if (x.rows == 0) return;
+  const bool widen = arithmetic_ != activations_;
+  if (widen) reserve_scratch(x.columns);
+
+  struct row_tile {
+    std::int64_t first;
+    std::int64_t rows;
+    const matmul* full;
+    const matmul* last;  // of the last panel, which may have fewer columns
+  };
+  const std::int64_t panels = tiles_of(w.outputs(), panel_columns);
+  const auto tile_at = [&](std::int64_t first) {
+    const std::int64_t rows = next_rows(x.rows - first);
+    matmul_shape shape{.rows = rows,
+                       .inputs = x.columns,
+                       .x_stride = widen ? x.columns : x.stride,
+                       .type = arithmetic_,
+                       .out_type = widen ? element_type::f32 : out.type,
+                       .accumulate = accumulate};
+    const auto with_columns = [&](std::int64_t columns) {
+      shape.columns = shape.packed_columns = columns;
+      shape.out_stride = widen ? columns : out.stride;
+      return &matmuls_.get(shape);
+    };
+    const matmul* last = with_columns(weights->columns_of(panels - 1));
+    return row_tile{first, rows, panels > 1 ? with_columns(panel_columns) : last, last};
+  };
+  // All tiles but the last two are alike.
+  const std::int64_t full_tiles = x.rows / tile_rows;
+  const row_tile full = full_tiles > 0 ? tile_at(0) : row_tile{};
+  std::array<row_tile, 2> rest{};
+  std::int64_t rest_tiles = 0;
+  for (std::int64_t first = full_tiles * tile_rows; first < x.rows; first += rest[rest_tiles++].rows) {
+    rest[static_cast<std::size_t>(rest_tiles)] = tile_at(first);
+  }
+  const std::int64_t tiles = full_tiles + rest_tiles;
+
+  // Panel by panel, so that threads share the weights that are in cache.
+  pool_.parallel_for(tiles * panels, [&](std::int64_t index, int thread) {
+    const std::int64_t panel = index / tiles;
+    const std::int64_t tile_index = index % tiles;
+    row_tile tile = tile_index < full_tiles ? full : rest[static_cast<std::size_t>(tile_index - full_tiles)];
+    if (tile_index < full_tiles) tile.first = tile_index * tile_rows;
+    const matmul& product = panel == panels - 1 ? *tile.last : *tile.full;
+    const matrix x_tile = x.slice_rows(tile.first, tile.rows);
+    const matrix out_tile = out.slice_rows(tile.first, tile.rows).slice_columns(panel * panel_columns, weights->columns_of(panel));
+    if (!widen) return product.run(thread, x_tile.data, weights->panel(panel), out_tile.data);
+    const scratch& own = scratch_[static_cast<std::size_t>(thread)];
+    const matrix wide_x = dense(own.x->data(), element_type::f32, tile.rows, x.columns);
+    const matrix wide_out = dense(own.out->data(), element_type::f32, tile.rows, out_tile.columns);
+    convert(x_tile, wide_x);
+    if (accumulate) convert(out_tile, wide_out);
+    product.run(thread, wide_x.data, weights->panel(panel), wide_out.data);
+    convert(wide_out, out_tile);
+  });
+}
+
+}  // namespace baton::cpu

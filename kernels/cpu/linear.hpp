@@ -1,0 +1,47 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/backend.hpp"
+#include "kernels/cpu/matmul.hpp"
+#include "kernels/cpu/memory.hpp"
+#include "kernels/cpu/thread_pool.hpp"
+
+namespace baton::cpu {
+
+/// Linear layers on packed weights. The product is cut into fixed tiles, rows by column panels, and each tile is one matmul of
+/// one thread, so that results do not depend on the number of threads. On instruction sets with AVX-512 a row's result does
+/// not depend on the other rows of the call either; oneDNN's AVX2 matmul does not give that.
+///
+/// `run` is called by the device's compute thread, `pack` and `packed_bytes` by any.
+class linear_layers {
+ public:
+  /// `activations` is the type of inputs; weights are rounded to it. The pool outlives this.
+  linear_layers(thread_pool& pool, element_type activations);
+
+  /// Contract in backend::pack. Faults: bad_input for parts that do not fit each other, out_of_memory.
+  [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts) const;
+  [[nodiscard]] std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const;
+
+  /// Contract in backend::linear.
+  void run(const matrix& x, const packed_weights& w, const matrix& out, bool accumulate);
+
+ private:
+  class packed;
+  struct scratch {
+    std::unique_ptr<host_memory> x;
+    std::unique_ptr<host_memory> out;
+  };
+
+  void reserve_scratch(std::int64_t inputs);
+
+  thread_pool& pool_;
+  element_type activations_;
+  element_type arithmetic_;  // fp32 where the CPU cannot multiply bf16: then tiles are widened in scratch
+  matmul_cache matmuls_;
+  std::vector<scratch> scratch_;  // one per thread
+};
+
+}  // namespace baton::cpu

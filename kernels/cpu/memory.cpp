@@ -1,0 +1,29 @@
+#include "kernels/cpu/memory.hpp"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "kernels/fault.hpp"
+
+namespace baton::cpu {
+
+host_memory::host_memory(std::size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) {
+    throw fault(fault_code::out_of_memory,
+                "cannot reserve " + std::to_string(bytes) + " bytes of host memory: " + std::strerror(errno));
+  }
+  data_ = static_cast<std::byte*>(mapped);
+  // Weights and panels are read in long strides; a refusal costs speed only.
+  madvise(mapped, bytes, MADV_HUGEPAGE);
+}
+
+host_memory::~host_memory() {
+  if (data_ != nullptr) munmap(data_, bytes_);
+}
+
+}  // namespace baton::cpu

@@ -1,0 +1,104 @@
+// Loads, stores and reductions of activations for one instruction set. Include it after hwy/foreach_target.h; like Highway's
+// own headers it is read once per target, hence this guard.
+#if defined(BATON_KERNELS_CPU_SIMD_INL_HPP) == defined(HWY_TARGET_TOGGLE)
+#ifdef BATON_KERNELS_CPU_SIMD_INL_HPP
+#undef BATON_KERNELS_CPU_SIMD_INL_HPP
+#else
+#define BATON_KERNELS_CPU_SIMD_INL_HPP
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace baton::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// Activations are float or bf16, the latter held as std::uint16_t. All arithmetic is fp32.
+using float_lanes = hn::ScalableTag<float>;
+using float_vector = hn::Vec<float_lanes>;
+
+/// How much of a vector a load or store means: all of it, or the first `count` lanes (the others load as 0 and are not stored).
+struct whole {};
+struct part {
+  std::size_t count;
+};
+
+HWY_INLINE float_vector load(float_lanes d, const float* from, whole) { return hn::LoadU(d, from); }
+
+HWY_INLINE float_vector load(float_lanes d, const std::uint16_t* from, whole) {
+  const hn::Rebind<std::uint16_t, float_lanes> d16;
+  const hn::Rebind<std::uint32_t, float_lanes> d32;
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, from))));
+}
+
+HWY_INLINE void store(float_lanes d, float_vector v, float* to, whole) { hn::StoreU(v, d, to); }
+
+/// Rounds to nearest, ties to even, with integers: every instruction set gives the same bits. A NaN stays one.
+HWY_INLINE void store(float_lanes, float_vector v, std::uint16_t* to, whole) {
+  const hn::Rebind<std::uint16_t, float_lanes> d16;
+  const hn::Rebind<std::uint32_t, float_lanes> d32;
+  const hn::Rebind<std::int32_t, float_lanes> di32;
+  const auto bits = hn::BitCast(d32, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fff)));
+  const auto quiet_nan = hn::Or(bits, hn::Set(d32, 0x00400000));
+  const auto chosen = hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(v)), quiet_nan, rounded);
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, hn::ShiftRight<16>(chosen))), d16, to);
+}
+
+// Parts go through a buffer: a masked load may touch memory behind the row on some targets.
+template <class T>
+HWY_INLINE float_vector load(float_lanes d, const T* from, part lanes) {
+  alignas(64) T buffer[hn::MaxLanes(float_lanes())] = {};
+  for (std::size_t i = 0; i < lanes.count; ++i) buffer[i] = from[i];
+  return load(d, buffer, whole{});
+}
+
+template <class T>
+HWY_INLINE void store(float_lanes d, float_vector v, T* to, part lanes) {
+  alignas(64) T buffer[hn::MaxLanes(float_lanes())];
+  store(d, v, buffer, whole{});
+  for (std::size_t i = 0; i < lanes.count; ++i) to[i] = buffer[i];
+}
+
+/// Calls body(i, whole or part) for the vectors that cover [0, count).
+template <class Body>
+HWY_INLINE void for_vectors(std::size_t count, Body&& body) {
+  const std::size_t step = hn::Lanes(float_lanes());
+  std::size_t i = 0;
+  for (; i + step <= count; i += step) body(i, whole{});
+  if (i < count) body(i, part{count - i});
+}
+
+HWY_INLINE float sum_of(float_lanes d, float_vector v) { return hn::GetLane(hn::SumOfLanes(d, v)); }
+
+/// a . b in fp32, in an order that depends on `count` alone.
+template <class A, class B>
+HWY_INLINE float dot(const A* a, const B* b, std::size_t count) {
+  const float_lanes d;
+  const std::size_t step = hn::Lanes(d);
+  auto sum0 = hn::Zero(d);
+  auto sum1 = sum0;
+  auto sum2 = sum0;
+  auto sum3 = sum0;
+  std::size_t i = 0;
+  for (; i + 4 * step <= count; i += 4 * step) {
+    sum0 = hn::MulAdd(load(d, a + i, whole{}), load(d, b + i, whole{}), sum0);
+    sum1 = hn::MulAdd(load(d, a + i + step, whole{}), load(d, b + i + step, whole{}), sum1);
+    sum2 = hn::MulAdd(load(d, a + i + 2 * step, whole{}), load(d, b + i + 2 * step, whole{}), sum2);
+    sum3 = hn::MulAdd(load(d, a + i + 3 * step, whole{}), load(d, b + i + 3 * step, whole{}), sum3);
+  }
+  for_vectors(count - i, [&](std::size_t j, auto lanes) HWY_ATTR {
+    sum0 = hn::MulAdd(load(d, a + i + j, lanes), load(d, b + i + j, lanes), sum0);
+  });
+  return sum_of(d, hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3)));
+}
+
+}  // namespace baton::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // BATON_KERNELS_CPU_SIMD_INL_HPP

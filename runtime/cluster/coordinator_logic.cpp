@@ -1,0 +1,330 @@
+#include "runtime/cluster/coordinator_logic.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace baton {
+namespace {
+
+std::string place_of(const worker_ready& who) { return fmt::format("{}/{}", who.node, who.device); }
+
+}  // namespace
+
+void coordinator_logic::worker_joined(peer_id worker, const worker_ready& who, double now_s) { workers_[worker] = {who, now_s}; }
+
+void coordinator_logic::worker_lost(peer_id worker, const std::string& why, double) {
+  const auto found = workers_.find(worker);
+  if (found == workers_.end()) return;
+  const std::string place = place_of(found->second.who);
+  workers_.erase(found);
+  std::vector<std::pair<job_id, failure>> hit;
+  for (const auto& [id, job] : jobs_) {
+    const auto lost = std::ranges::find_if(job.ranks, [&](const rank_entry& r) { return r.worker == worker; });
+    if (lost == job.ranks.end()) continue;
+    const auto rank = lost - job.ranks.begin();
+    hit.push_back({id, {fault_code::lost_peer, fmt::format("the worker is gone ({})", why),
+                        fmt::format("rank {}, device {}, layer {}", rank, place, lost->progress.layer)}});
+  }
+  for (const auto& [id, reason] : hit) fail(id, reason);
+}
+
+void coordinator_logic::relay_joined(peer_id relay, const relay_ready& who, double) { relays_[relay] = who; }
+
+void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double) {
+  const auto found = relays_.find(relay);
+  if (found == relays_.end()) return;
+  const std::string node = found->second.node;
+  relays_.erase(found);
+  std::vector<job_id> hit;
+  for (const auto& [id, job] : jobs_) {
+    if (std::ranges::any_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == node; })) hit.push_back(id);
+  }
+  for (const job_id id : hit) fail(id, {fault_code::lost_peer, fmt::format("the relay is gone ({})", why), "node " + node});
+}
+
+void coordinator_logic::client_lost(peer_id client, double) {
+  std::vector<job_id> theirs;
+  for (const auto& [id, job] : jobs_) {
+    if (job.client == client) theirs.push_back(id);
+  }
+  for (const job_id id : theirs) fail(id, {fault_code::cancelled, "whoever asked is gone", {}});
+}
+
+// ---- submission ----
+
+void coordinator_logic::client_said(peer_id client, const client_request& request, double now_s) {
+  if (const auto* submit = std::get_if<submit_job>(&request)) {
+    submitted(client, *submit);
+  } else if (const auto* piece = std::get_if<submit_ids>(&request)) {
+    ids_came(client, *piece, now_s);
+  } else if (const auto* cancel = std::get_if<cancel_job>(&request)) {
+    const auto* job = find(cancel->job);
+    if (job && job->client == client) fail(cancel->job, {fault_code::cancelled, "cancelled", {}});
+  }
+}
+
+void coordinator_logic::submitted(peer_id client, const submit_job& request) {
+  const auto refuse = [&](const failure& why) { actions_.push_back(to_client{client, job_refused{request.request_id, why}}); };
+  if (find(client, request.request_id)) return refuse({fault_code::bad_input, "the request is under way already", request.request_id});
+  if (request.document_tokens < 1) return refuse({fault_code::bad_input, "it is empty", "document"});
+  if (request.query_tokens < 1) return refuse({fault_code::bad_input, "it is empty", "question"});
+  if (request.document_tokens + request.query_tokens > model_.positions_max) {
+    return refuse({fault_code::bad_input, fmt::format("{} document and {} query tokens exceed {} positions", request.document_tokens,
+                                                      request.query_tokens, model_.positions_max), "document"});
+  }
+  const job_id id = ++last_job_;
+  auto& job = jobs_[id];
+  job.id = id;
+  job.client = client;
+  job.asked = request;
+}
+
+void coordinator_logic::ids_came(peer_id client, const submit_ids& piece, double now_s) {
+  auto* job = find(client, piece.request_id);
+  if (!job || job->now != stage::receiving) return;
+  const auto refuse = [&](const std::string& what) {
+    const auto id = job->id;
+    actions_.push_back(to_client{client, job_refused{piece.request_id, {fault_code::bad_input, what, "ids"}}});
+    jobs_.erase(id);
+  };
+  const auto total = static_cast<std::size_t>(job->asked.document_tokens + job->asked.query_tokens);
+  if (piece.first != static_cast<std::int64_t>(job->ids.size()) || job->ids.size() + piece.ids.size() > total) {
+    return refuse(fmt::format("a piece at {} of {} ids where {} of {} are there", piece.first, piece.ids.size(), job->ids.size(), total));
+  }
+  for (const std::int32_t token : piece.ids) {
+    if (token < 0 || token >= model_.vocabulary) return refuse(fmt::format("token id {} is outside the vocabulary of {}", token, model_.vocabulary));
+  }
+  job->ids.insert(job->ids.end(), piece.ids.begin(), piece.ids.end());
+  if (job->ids.size() == total) admit(*job, now_s);
+}
+
+void coordinator_logic::admit(job_entry& job, double now_s) {
+  const auto refuse = [&](const failure& why) {
+    actions_.push_back(to_client{job.client, job_refused{job.asked.request_id, why}});
+    jobs_.erase(job.id);
+  };
+  std::vector<device_view> devices;
+  for (const auto& [id, worker] : workers_) devices.push_back({worker.who.node, worker.who.device, worker.who.kernel_class});
+  std::ranges::stable_sort(devices, {}, &device_view::node);
+  try {
+    job.plan = make_job_plan({.document_tokens = job.asked.document_tokens,
+                              .query_tokens = job.asked.query_tokens,
+                              .system_tokens = job.asked.system_tokens,
+                              .positions_max = model_.positions_max,
+                              .has_retaining_heads = model_.has_retaining_heads,
+                              .options = job.asked.options},
+                             devices);
+  } catch (const fault& why) {
+    return refuse(failure_of(why));
+  }
+  for (const auto& shard : job.plan.shards) {
+    const auto worker = std::ranges::find_if(
+        workers_, [&](const auto& entry) { return entry.second.who.node == shard.node && entry.second.who.device == shard.device; });
+    rank_entry rank;
+    rank.worker = worker->first;
+    rank.progress.job = job.id;
+    rank.progress.rank = shard.rank;
+    job.ranks.push_back(rank);
+  }
+  tell_client(job, job_accepted{job.asked.request_id, job.id, job.plan});
+  job.now = stage::reserving;
+  // Each node's relay keeps every block that its own ranks send or read: at most all of them.
+  const auto log_bytes = relay_log_bytes(job.plan, model_.shape);
+  for (const auto& [id, relay] : relays_) {
+    if (std::ranges::none_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == relay.node; })) continue;
+    job.relays_awaited.insert(id);
+    actions_.push_back(to_relay{id, reserve_log{job.id, log_bytes}});
+  }
+  if (job.relays_awaited.empty()) start_prefill_of(job, now_s);
+}
+
+void coordinator_logic::relay_said(peer_id relay, const relay_report& report, double now_s) {
+  if (const auto* reserved = std::get_if<log_reserved>(&report)) {
+    auto* job = find(reserved->job);
+    if (!job || job->relays_awaited.erase(relay) == 0) return;
+    if (job->relays_awaited.empty()) start_prefill_of(*job, now_s);
+  } else if (const auto* refused = std::get_if<log_refused>(&report)) {
+    const auto node = relays_.contains(relay) ? relays_.at(relay).node : "?";
+    fail(refused->job, {fault_code::out_of_memory,
+                        fmt::format("the relay's log has {} bytes free, the job needs {}; raise relay.log_memory or lower passing-tokens",
+                                    refused->bytes_free, refused->bytes_asked),
+                        "node " + node});
+  }
+}
+
+// ---- prefill and answer ----
+
+void coordinator_logic::start_prefill_of(job_entry& job, double now_s) {
+  job.now = stage::prefilling;
+  job.prefill_began_s = now_s;
+  const auto document = std::span(job.ids).first(static_cast<std::size_t>(job.asked.document_tokens));
+  const auto query = std::span(job.ids).subspan(document.size());
+  for (const auto& shard : job.plan.shards) {
+    auto& rank = job.ranks[static_cast<std::size_t>(shard.rank)];
+    if (const auto worker = workers_.find(rank.worker); worker != workers_.end()) worker->second.heard_s = now_s;
+    actions_.push_back(to_worker{rank.worker, assign_shard{job.id, shard.rank, 0, job.plan, job.asked.report_dump}});
+    const auto tokens = tokens_of(shard, document, query);
+    for (std::size_t first = 0; first < tokens.ids.size(); first += ids_per_message) {
+      const std::size_t count = std::min<std::size_t>(ids_per_message, tokens.ids.size() - first);
+      const auto at = tokens.ids.begin() + static_cast<std::ptrdiff_t>(first);
+      actions_.push_back(to_worker{rank.worker, shard_ids{job.id, shard.rank, static_cast<std::int64_t>(first),
+                                                          {at, at + static_cast<std::ptrdiff_t>(count)}}});
+    }
+    actions_.push_back(to_worker{rank.worker, start_shard{job.id, shard.rank}});
+  }
+}
+
+void coordinator_logic::start_answer_of(job_entry& job, double now_s) {
+  job.prefill_s = now_s - job.prefill_began_s;
+  tell_client(job, prefill_finished{job.id, job.prefill_s});
+  job.now = stage::answering;
+  job.question_began_s = now_s;
+  question asked;
+  asked.query_ids.assign(job.ids.begin() + job.asked.document_tokens, job.ids.end());
+  asked.max_new_tokens = job.plan.max_new_tokens;
+  asked.stop_tokens = job.asked.stop_tokens;
+  asked.sampling = job.plan.sampling;
+  for (const peer_id worker : workers_of(job)) {
+    workers_.at(worker).heard_s = now_s;
+    actions_.push_back(to_worker{worker, ask_question{job.id, asked, job.asked.report_dump}});
+  }
+}
+
+void coordinator_logic::finish(job_entry& job) {
+  job_finished done;
+  done.job = job.id;
+  done.prefill_s = job.prefill_s;
+  done.first_token_s = job.first_token_at_s - job.question_began_s;
+  done.decode_s = job.last_token_at_s - job.first_token_at_s;
+  done.answer_ids = job.answer_ids;
+  for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
+    done.ranks.push_back({static_cast<int>(rank), *job.ranks[rank].prefill, *job.ranks[rank].answer});
+  }
+  tell_client(job, std::move(done));
+  release(job);
+}
+
+void coordinator_logic::fail(job_id id, const failure& why) {
+  auto* job = find(id);
+  if (!job) return;
+  tell_client(*job, job_failed{id, why});
+  release(*job);
+}
+
+void coordinator_logic::release(job_entry& job) {
+  for (const peer_id worker : workers_of(job)) actions_.push_back(to_worker{worker, release_job{job.id}});
+  for (const auto& [id, relay] : relays_) actions_.push_back(to_relay{id, release_log{job.id}});
+  jobs_.erase(job.id);
+}
+
+// ---- reports of workers ----
+
+void coordinator_logic::worker_said(peer_id worker, const worker_report& report, double now_s) {
+  if (const auto found = workers_.find(worker); found != workers_.end()) found->second.heard_s = now_s;
+  std::visit([&](const auto& r) { worker_reported(worker, r, now_s); }, report);
+}
+
+void coordinator_logic::worker_reported(peer_id worker, const worker_ready& report, double now_s) { worker_joined(worker, report, now_s); }
+
+void coordinator_logic::worker_reported(peer_id worker, const shard_progress& report, double) {
+  auto* job = job_of(worker, report.job, report.rank);
+  if (!job) return;
+  job->ranks[static_cast<std::size_t>(report.rank)].progress = report;
+  job->progress_changed = true;
+}
+
+void coordinator_logic::worker_reported(peer_id worker, const shard_finished& report, double now_s) {
+  auto* job = job_of(worker, report.job, report.rank);
+  if (!job || job->now != stage::prefilling) return;
+  job->ranks[static_cast<std::size_t>(report.rank)].prefill = report.timings;
+  if (std::ranges::all_of(job->ranks, [](const rank_entry& r) { return r.prefill.has_value(); })) start_answer_of(*job, now_s);
+}
+
+void coordinator_logic::worker_reported(peer_id worker, const chosen_units& report, double) {
+  if (auto* job = job_of(worker, report.job, report.rank)) tell_client(*job, report);
+}
+
+void coordinator_logic::worker_reported(peer_id, const answer_token& report, double now_s) {
+  auto* job = find(report.job);
+  // A token is known by its index: duplicates fall.
+  if (!job || job->now != stage::answering || report.index != static_cast<int>(job->answer_ids.size())) return;
+  if (report.index == 0) job->first_token_at_s = now_s;
+  job->last_token_at_s = now_s;
+  job->answer_ids.push_back(report.token);
+  tell_client(*job, report);
+}
+
+void coordinator_logic::worker_reported(peer_id, const first_logits& report, double) {
+  if (auto* job = find(report.job)) tell_client(*job, report);
+}
+
+void coordinator_logic::worker_reported(peer_id worker, const answer_finished& report, double now_s) {
+  auto* job = job_of(worker, report.job, report.rank);
+  if (!job || job->now != stage::answering) return;
+  if (job->answer_ids.empty()) job->first_token_at_s = job->last_token_at_s = now_s;
+  job->ranks[static_cast<std::size_t>(report.rank)].answer = report.timings;
+  if (std::ranges::all_of(job->ranks, [](const rank_entry& r) { return r.answer.has_value(); })) finish(*job);
+}
+
+void coordinator_logic::worker_reported(peer_id worker, const shard_failed& report, double) {
+  const auto* job = job_of(worker, report.job, report.rank);
+  if (!job) return;
+  failure why = report.why;
+  // A stopped rank says so because of another's failure, which is told first.
+  const std::string place = fmt::format("rank {}, device {}, layer {}", report.rank, place_of(workers_.at(worker).who), report.layer);
+  why.where = why.where.empty() ? place : fmt::format("{} ({})", why.where, place);
+  fail(report.job, why);
+}
+
+void coordinator_logic::worker_reported(peer_id, const job_released&, double) {}
+
+// ---- time ----
+
+void coordinator_logic::tick(double now_s) {
+  std::vector<peer_id> silent;
+  for (const auto& [id, worker] : workers_) {
+    const bool busy = std::ranges::any_of(jobs_, [&](const auto& entry) {
+      return entry.second.now >= stage::prefilling && workers_of(entry.second).contains(id);
+    });
+    if (busy && now_s - worker.heard_s > limits_.silence_s) silent.push_back(id);
+  }
+  for (const peer_id id : silent) worker_lost(id, fmt::format("silent for {:.1f} s", limits_.silence_s), now_s);
+  for (auto& [id, job] : jobs_) {
+    if (!std::exchange(job.progress_changed, false)) continue;
+    job_progress now{id, {}};
+    for (const auto& rank : job.ranks) now.ranks.push_back(rank.progress);
+    tell_client(job, std::move(now));
+  }
+}
+
+std::vector<coordinator_action> coordinator_logic::take_actions() { return std::exchange(actions_, {}); }
+
+coordinator_logic::job_entry* coordinator_logic::job_of(peer_id worker, job_id job, int rank) {
+  auto* const found = find(job);
+  if (!found || rank < 0 || rank >= static_cast<int>(found->ranks.size())) return nullptr;
+  return found->ranks[static_cast<std::size_t>(rank)].worker == worker ? found : nullptr;
+}
+
+coordinator_logic::job_entry* coordinator_logic::find(job_id job) {
+  const auto found = jobs_.find(job);
+  return found == jobs_.end() ? nullptr : &found->second;
+}
+
+coordinator_logic::job_entry* coordinator_logic::find(peer_id client, const std::string& request_id) {
+  for (auto& [id, job] : jobs_) {
+    if (job.client == client && job.asked.request_id == request_id) return &job;
+  }
+  return nullptr;
+}
+
+std::set<peer_id> coordinator_logic::workers_of(const job_entry& job) const {
+  std::set<peer_id> ids;
+  for (const auto& rank : job.ranks) {
+    if (workers_.contains(rank.worker)) ids.insert(rank.worker);
+  }
+  return ids;
+}
+
+}  // namespace baton

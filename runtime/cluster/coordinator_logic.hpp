@@ -1,0 +1,141 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "runtime/cluster/messages.hpp"
+#include "runtime/model/model_config.hpp"
+
+namespace baton {
+
+/// Workers, relays and clients are known by the number that whoever carries the messages gave them.
+using peer_id = std::uint64_t;
+
+struct to_worker {
+  peer_id worker = 0;
+  worker_command command;
+};
+struct to_relay {
+  peer_id relay = 0;
+  relay_command command;
+};
+struct to_client {
+  peer_id client = 0;
+  client_update update;
+};
+using coordinator_action = std::variant<to_worker, to_relay, to_client>;
+
+/// What the coordinator must know of the model to plan a job.
+struct served_model {
+  std::int64_t positions_max = 0;
+  std::int64_t vocabulary = 0;
+  bool has_retaining_heads = false;
+  kv_shape shape;
+};
+
+struct coordinator_limits {
+  double silence_s = 10;  ///< a worker with a shard under way that reports no progress for so long is given up
+};
+
+/// Decides what the coordinator does: job table, admission, placement, progress, ends. Events in, actions out; no CAF, no clock:
+/// `now_s` comes with every event and never runs backwards. One thread.
+///
+/// A job's life: submitted (ids come) -> reserving (relay logs) -> prefilling -> answering -> finished | failed; then its
+/// KV and logs are released everywhere. A dead worker fails the jobs that have a shard on it: replaying the lost shard from the
+/// relay's log takes that place.
+class coordinator_logic {
+ public:
+  coordinator_logic(const served_model& model, const coordinator_limits& limits) : model_(model), limits_(limits) {}
+
+  void worker_joined(peer_id worker, const worker_ready& who, double now_s);
+  void worker_lost(peer_id worker, const std::string& why, double now_s);
+  void worker_said(peer_id worker, const worker_report& report, double now_s);
+  void relay_joined(peer_id relay, const relay_ready& who, double now_s);
+  void relay_lost(peer_id relay, const std::string& why, double now_s);
+  void relay_said(peer_id relay, const relay_report& report, double now_s);
+  void client_said(peer_id client, const client_request& request, double now_s);
+  /// A client that goes takes its jobs with it.
+  void client_lost(peer_id client, double now_s);
+  /// A few times a second: deadlines, and progress to clients.
+  void tick(double now_s);
+
+  /// What is to be done now, in order; empties the list.
+  [[nodiscard]] std::vector<coordinator_action> take_actions();
+
+  [[nodiscard]] std::size_t workers() const { return workers_.size(); }
+  [[nodiscard]] std::size_t relays() const { return relays_.size(); }
+  [[nodiscard]] std::size_t jobs() const { return jobs_.size(); }
+
+ private:
+  enum class stage : std::uint8_t { receiving, reserving, prefilling, answering };
+
+  struct worker_entry {
+    worker_ready who;
+    double heard_s = 0;
+  };
+  struct rank_entry {
+    peer_id worker = 0;
+    shard_progress progress;
+    std::optional<shard_timings> prefill;
+    std::optional<shard_timings> answer;
+  };
+  struct job_entry {
+    job_id id = 0;
+    peer_id client = 0;
+    submit_job asked;
+    stage now = stage::receiving;
+    std::vector<std::int32_t> ids;  ///< document ++ query
+    job_plan plan;
+    std::set<peer_id> relays_awaited;
+    std::vector<rank_entry> ranks;
+    double prefill_began_s = 0;
+    double prefill_s = 0;
+    double question_began_s = 0;
+    double first_token_at_s = 0;
+    double last_token_at_s = 0;
+    std::vector<std::int32_t> answer_ids;
+    bool progress_changed = false;
+  };
+
+  void submitted(peer_id client, const submit_job& request);
+  void ids_came(peer_id client, const submit_ids& piece, double now_s);
+  void admit(job_entry& job, double now_s);
+  void start_prefill_of(job_entry& job, double now_s);
+  void start_answer_of(job_entry& job, double now_s);
+  void finish(job_entry& job);
+  void fail(job_id job, const failure& why);
+  /// Tells workers and relays to drop what the job left, and forgets it.
+  void release(job_entry& job);
+
+  void worker_reported(peer_id worker, const worker_ready& report, double now_s);
+  void worker_reported(peer_id worker, const shard_progress& report, double now_s);
+  void worker_reported(peer_id worker, const shard_finished& report, double now_s);
+  void worker_reported(peer_id worker, const chosen_units& report, double now_s);
+  void worker_reported(peer_id worker, const answer_token& report, double now_s);
+  void worker_reported(peer_id worker, const first_logits& report, double now_s);
+  void worker_reported(peer_id worker, const answer_finished& report, double now_s);
+  void worker_reported(peer_id worker, const shard_failed& report, double now_s);
+  void worker_reported(peer_id worker, const job_released& report, double now_s);
+
+  /// The job of a report, if it is alive and the rank is this worker's.
+  job_entry* job_of(peer_id worker, job_id job, int rank);
+  job_entry* find(job_id job);
+  job_entry* find(peer_id client, const std::string& request_id);
+  [[nodiscard]] std::set<peer_id> workers_of(const job_entry& job) const;
+  void tell_client(const job_entry& job, client_update update) { actions_.push_back(to_client{job.client, std::move(update)}); }
+
+  const served_model model_;
+  const coordinator_limits limits_;
+  std::map<peer_id, worker_entry> workers_;
+  std::map<peer_id, relay_ready> relays_;
+  std::map<job_id, job_entry> jobs_;
+  job_id last_job_ = 0;
+  std::vector<coordinator_action> actions_;
+};
+
+}  // namespace baton

@@ -1,0 +1,280 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels/fault.hpp"
+#include "runtime/decode/decode_pass.hpp"
+#include "runtime/device/pass.hpp"
+#include "runtime/plan/job_plan.hpp"
+#include "runtime/transport/block.hpp"
+
+/// What coordinator, workers, relays and clients say to each other: plain values. runtime/wire gives each conversation its protobuf
+/// form; actors carry the bytes.
+namespace baton {
+
+/// A fault as a message.
+struct failure {
+  fault_code code = fault_code::internal;
+  std::string what;
+  std::string where;
+
+  bool operator==(const failure&) const = default;
+};
+failure failure_of(const fault& f);
+
+// ---- coordinator to worker ----
+
+/// A shard to prefill; its ids follow in pieces.
+struct assign_shard {
+  job_id job = 0;
+  int rank = 0;
+  std::uint32_t attempt = 0;
+  job_plan plan;
+  bool report_chosen_units = false;
+
+  bool operator==(const assign_shard&) const = default;
+};
+/// Ids [first, first + ids.size()) of a shard's A ++ B_h.
+struct shard_ids {
+  job_id job = 0;
+  int rank = 0;
+  std::int64_t first = 0;
+  std::vector<std::int32_t> ids;
+
+  bool operator==(const shard_ids&) const = default;
+};
+/// All ids are there: begin.
+struct start_shard {
+  job_id job = 0;
+  int rank = 0;
+
+  bool operator==(const start_shard&) const = default;
+};
+/// Every rank of the job on this worker answers the question together with the others.
+struct ask_question {
+  job_id job = 0;
+  question asked;
+  bool report_first_logits = false;
+
+  bool operator==(const ask_question&) const = default;
+};
+/// Stop whatever the job does and drop its KV. Answered by job_released, also where the job is not known.
+struct release_job {
+  job_id job = 0;
+
+  bool operator==(const release_job&) const = default;
+};
+using worker_command = std::variant<assign_shard, shard_ids, start_shard, ask_question, release_job>;
+
+// ---- worker to coordinator ----
+
+struct worker_ready {
+  std::string node;
+  std::string device;
+  std::string kernel_class;
+  std::int64_t memory_bytes = 0;  ///< of the arena
+
+  bool operator==(const worker_ready&) const = default;
+};
+struct shard_progress {
+  job_id job = 0;
+  int rank = 0;
+  int layer = 0;
+  std::int64_t tokens_done = 0;  ///< token-layers
+  int waiting_for = -1;          ///< rank, -1: none
+  std::uint64_t chunks = 0;
+
+  bool operator==(const shard_progress&) const = default;
+};
+struct shard_timings {
+  std::array<double, phase_count> phase_s{};
+  double compute_s = 0;
+  double wait_s = 0;
+  double total_s = 0;
+  std::int64_t bytes_sent = 0;
+  std::int64_t bytes_received = 0;
+
+  bool operator==(const shard_timings&) const = default;
+};
+struct shard_finished {
+  job_id job = 0;
+  int rank = 0;
+  shard_timings timings;
+
+  bool operator==(const shard_finished&) const = default;
+};
+struct chosen_units {
+  job_id job = 0;
+  int rank = 0;
+  int layer = 0;
+  int kv_heads = 0;
+  std::vector<std::int32_t> indices;  ///< (n_kv, units), document indices
+
+  bool operator==(const chosen_units&) const = default;
+};
+struct answer_token {
+  job_id job = 0;
+  std::uint32_t question = 0;
+  int index = 0;
+  std::int32_t token = 0;
+
+  bool operator==(const answer_token&) const = default;
+};
+/// Logits [first, first + values.size()) of the first answer token.
+struct first_logits {
+  job_id job = 0;
+  std::uint32_t question = 0;
+  std::int64_t first = 0;
+  std::vector<float> values;
+
+  bool operator==(const first_logits&) const = default;
+};
+struct answer_finished {
+  job_id job = 0;
+  int rank = 0;
+  std::uint32_t question = 0;
+  int tokens = 0;
+  double first_token_s = 0;
+  shard_timings timings;
+
+  bool operator==(const answer_finished&) const = default;
+};
+struct shard_failed {
+  job_id job = 0;
+  int rank = 0;
+  int layer = 0;
+  failure why;
+
+  bool operator==(const shard_failed&) const = default;
+};
+struct job_released {
+  job_id job = 0;
+
+  bool operator==(const job_released&) const = default;
+};
+using worker_report = std::variant<worker_ready, shard_progress, shard_finished, chosen_units, answer_token, first_logits, answer_finished,
+                                   shard_failed, job_released>;
+
+// ---- coordinator and relay ----
+
+struct reserve_log {
+  job_id job = 0;
+  std::int64_t bytes = 0;
+
+  bool operator==(const reserve_log&) const = default;
+};
+struct release_log {
+  job_id job = 0;
+
+  bool operator==(const release_log&) const = default;
+};
+using relay_command = std::variant<reserve_log, release_log>;
+
+struct relay_ready {
+  std::string node;
+  std::int64_t log_bytes_max = 0;
+
+  bool operator==(const relay_ready&) const = default;
+};
+struct log_reserved {
+  job_id job = 0;
+
+  bool operator==(const log_reserved&) const = default;
+};
+struct log_refused {
+  job_id job = 0;
+  std::int64_t bytes_asked = 0;
+  std::int64_t bytes_free = 0;
+
+  bool operator==(const log_refused&) const = default;
+};
+using relay_report = std::variant<relay_ready, log_reserved, log_refused>;
+
+// ---- client and coordinator ----
+
+/// A job: its ids follow in pieces, document first, then query.
+struct submit_job {
+  std::string request_id;
+  job_options options;
+  std::int64_t document_tokens = 0;
+  std::int64_t query_tokens = 0;
+  std::int64_t system_tokens = 0;
+  std::vector<std::int32_t> stop_tokens;
+  bool report_dump = false;  ///< first logits and chosen units
+
+  bool operator==(const submit_job&) const = default;
+};
+/// Ids [first, first + ids.size()) of document ++ query.
+struct submit_ids {
+  std::string request_id;
+  std::int64_t first = 0;
+  std::vector<std::int32_t> ids;
+
+  bool operator==(const submit_ids&) const = default;
+};
+struct cancel_job {
+  job_id job = 0;
+
+  bool operator==(const cancel_job&) const = default;
+};
+using client_request = std::variant<submit_job, submit_ids, cancel_job>;
+
+struct job_accepted {
+  std::string request_id;
+  job_id job = 0;
+  job_plan plan;
+
+  bool operator==(const job_accepted&) const = default;
+};
+struct job_refused {
+  std::string request_id;
+  failure why;
+
+  bool operator==(const job_refused&) const = default;
+};
+/// Every rank of the job at a moment.
+struct job_progress {
+  job_id job = 0;
+  std::vector<shard_progress> ranks;
+
+  bool operator==(const job_progress&) const = default;
+};
+struct prefill_finished {
+  job_id job = 0;
+  double prefill_s = 0;
+
+  bool operator==(const prefill_finished&) const = default;
+};
+struct rank_result {
+  int rank = 0;
+  shard_timings prefill;
+  shard_timings answer;
+
+  bool operator==(const rank_result&) const = default;
+};
+struct job_finished {
+  job_id job = 0;
+  double prefill_s = 0;
+  double first_token_s = 0;  ///< from the question's start to the first answer token
+  double decode_s = 0;       ///< from the first answer token to the last
+  std::vector<std::int32_t> answer_ids;
+  std::vector<rank_result> ranks;
+
+  bool operator==(const job_finished&) const = default;
+};
+struct job_failed {
+  job_id job = 0;
+  failure why;
+
+  bool operator==(const job_failed&) const = default;
+};
+using client_update = std::variant<job_accepted, job_refused, job_progress, prefill_finished, chosen_units, answer_token, first_logits,
+                                   job_finished, job_failed>;
+
+/// The most ids or logits in one message, so that it stays well under 1 MB.
+inline constexpr std::int64_t ids_per_message = 65536;
+
+}  // namespace baton

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/tensor.hpp"
+#include "runtime/model/prompt_format.hpp"
+#include "runtime/plan/job_plan.hpp"
+
+namespace baton {
+
+/// A fixed set of CPU cores and threads that ranks may be placed on.
+struct cpu_device_config {
+  std::string name = "cpu0";
+  int threads = 0;                ///< 0: one per core, of `cores` or of the whole machine
+  std::vector<int> cores;         ///< that the threads are pinned to; empty: wherever the system puts them
+  std::int64_t memory_bytes = 0;  ///< for KV and workspace; 0: what the job needs
+
+  bool operator==(const cpu_device_config&) const = default;
+};
+
+struct relay_config {
+  std::int64_t log_bytes_max = std::int64_t{1} << 30;  ///< compressed blocks that one node keeps
+
+  bool operator==(const relay_config&) const = default;
+};
+
+struct node_config {
+  std::string name = "local";
+  relay_config relay;
+  std::vector<cpu_device_config> devices = {cpu_device_config{}};  ///< at least one, of different names
+
+  bool operator==(const node_config&) const = default;
+};
+
+struct model_source {
+  std::filesystem::path directory;  ///< as load_cluster_config resolved it; it need not exist
+  element_type precision = element_type::bf16;
+  prompt_format prompt = *find_prompt_format("llama3");  ///< of name "custom" where the file spells it out
+  std::string system_prompt;                             ///< empty: none
+
+  bool operator==(const model_source& other) const;
+};
+
+struct timeouts_config {
+  int progress_ms = 100;     ///< how often a worker reports
+  int silence_ms = 10'000;   ///< a worker that says nothing for so long is given up
+  int startup_ms = 60'000;   ///< until all workers have joined
+  int shutdown_ms = 5'000;   ///< until all have ended
+
+  bool operator==(const timeouts_config&) const = default;
+};
+
+/// What one configuration file says, with its defaults filled in and every value checked. A plain value.
+struct cluster_config {
+  model_source model;
+  job_options job;
+  std::vector<node_config> nodes = {node_config{}};  ///< at least one, of different names
+  std::int64_t positions_max = 0;                    ///< 0: the model's
+  timeouts_config timeouts;
+  std::filesystem::path source_file;                 ///< for messages
+
+  bool operator==(const cluster_config&) const = default;
+};
+
+/// Reads a configuration file (configs/reference.yaml explains every key). A relative model.directory is taken from the
+/// working directory where it exists there, else from the file's folder. Throws fault(bad_input) for whatever is wrong with
+/// the file: `where` is "FILE:LINE:COLUMN: key path", as far as there is a line and a key, and the reason says what would be
+/// right. Any thread may call it.
+cluster_config load_cluster_config(const std::filesystem::path& file);
+
+/// The same for text that is already there: `file_name` is what messages call it, and `base_directory` stands for the file's
+/// folder.
+cluster_config parse_cluster_config(std::string_view yaml, const std::string& file_name,
+                                    const std::filesystem::path& base_directory);
+
+/// The configuration with every default spelt out, as YAML that parses back to the same configuration (source_file apart).
+std::string describe(const cluster_config& config);
+
+}  // namespace baton

@@ -1,0 +1,248 @@
+#include "runtime/decode/decode_pass.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "kernels/fault.hpp"
+#include "kernels/random_score.hpp"
+
+namespace baton {
+namespace {
+
+decode_workspace cut_workspace(layout& cut, backend& kernels, const model_config& c, int ranks, std::int64_t keys_max, std::int64_t query_tokens) {
+  const auto type = kernels.activation_type();
+  const std::int64_t tokens = std::min(std::max<std::int64_t>(query_tokens, 1), decode_pass::piece_tokens);
+  decode_workspace w;
+  w.ids = reinterpret_cast<std::int32_t*>(cut.cut(static_cast<std::size_t>(tokens) * sizeof(std::int32_t)));
+  w.positions = reinterpret_cast<std::int32_t*>(cut.cut(static_cast<std::size_t>(tokens) * sizeof(std::int32_t)));
+  w.hidden = cut.cut_matrix(tokens, c.hidden, type);
+  w.qkv = cut.cut_matrix(tokens, static_cast<std::int64_t>(c.heads + 2 * c.kv_heads) * c.head_dim, type);
+  w.attended = cut.cut_heads(tokens, c.heads, c.head_dim, type);
+  w.last_normed = cut.cut_matrix(1, c.hidden, type);
+  for (int part = 0; part <= ranks; ++part) {
+    w.partial.push_back(cut.cut_heads(tokens, c.heads, c.head_dim, element_type::f32));
+    w.partial_log_sum_exp.push_back(cut.cut_matrix(tokens, c.heads, element_type::f32));
+  }
+  w.attention = cut.cut(kernels.decode_attention_workspace_bytes(keys_max, c.heads, c.head_dim));
+  return w;
+}
+
+std::int64_t tail_length(std::int64_t query_tokens, int max_new_tokens) { return query_tokens + max_new_tokens; }
+
+std::size_t workspace_bytes(backend& kernels, const model_config& c, int ranks, std::int64_t keys_max, std::int64_t query_tokens) {
+  layout measure;
+  cut_workspace(measure, kernels, c, ranks, keys_max, query_tokens);
+  return measure.bytes();
+}
+
+}  // namespace
+
+float sampling_uniform(std::uint64_t seed, std::uint32_t question, std::uint32_t token_index) {
+  const std::uint64_t place = static_cast<std::uint64_t>(question) << 32 | token_index;
+  return static_cast<float>(splitmix64(splitmix64(seed) ^ place) >> 40) * 0x1p-24f;
+}
+
+std::size_t decode_pass::bytes_needed(backend& kernels, const model_config& config, int ranks,
+                                      std::int64_t block_tokens, std::int64_t query_tokens, int max_new_tokens) {
+  const std::int64_t tail = tail_length(query_tokens, max_new_tokens);
+  return kv_shard::bytes_needed(config, tail, kernels.activation_type()) +
+         workspace_bytes(kernels, config, ranks, std::max(block_tokens, tail), query_tokens);
+}
+
+decode_pass::decode_pass(device_context& device, const job_plan& plan, int rank, job_id job, const kv_shard& shard, const question& asked,
+                         transport& network, pass_progress& progress, listener hears)
+    : pass(progress),
+      device_(device),
+      kernels_(device.kernels()),
+      queue_(device.queue()),
+      model_(device.config()),
+      plan_(plan),
+      rank_(rank),
+      job_(job),
+      shard_(shard),
+      asked_(asked),
+      network_(network),
+      hears_(std::move(hears)),
+      tail_(device.memory(), model_, tail_length(static_cast<std::int64_t>(asked.query_ids.size()), asked.max_new_tokens), device.activation(),
+            fmt::format("the KV of question {}", asked.number)) {
+  const auto query_tokens = static_cast<std::int64_t>(asked_.query_ids.size());
+  if (query_tokens == 0) throw fault(fault_code::bad_input, "it is empty", "question");
+  for (const std::int32_t id : asked_.query_ids) {
+    if (id < 0 || id >= model_.vocabulary) {
+      throw fault(fault_code::bad_input, fmt::format("token id {} is outside the vocabulary of {}", id, model_.vocabulary), "question");
+    }
+  }
+  const std::int64_t keys_max = std::max(shard_.tokens(), tail_.tokens());
+  memory_ = device.memory().take(workspace_bytes(kernels_, model_, plan_.ranks(), keys_max, query_tokens),
+                                 fmt::format("the workspace of question {}", asked_.number));
+  layout cut(memory_.data());
+  work_ = cut_workspace(cut, kernels_, model_, plan_.ranks(), keys_max, query_tokens);
+  begin(run());
+}
+
+task decode_pass::run() {
+  const std::span query(asked_.query_ids);
+  std::uint32_t piece = 0;
+  std::size_t done = 0;
+  std::size_t count = 0;
+  for (; done < query.size(); done += count) {
+    count = std::min(query.size() - done, static_cast<std::size_t>(piece_tokens));
+    co_await advance(query.subspan(done, count), block_phase::query, piece++);
+  }
+  for (int index = 0;; ++index) {
+    co_await choose_token(index, static_cast<std::int64_t>(count) - 1);
+    if (index == 0) first_token_s_ = elapsed_s();
+    if (std::ranges::find(asked_.stop_tokens, token_) != asked_.stop_tokens.end()) co_return;
+    ++answer_tokens_;
+    if (is_last() && hears_.on_token) hears_.on_token(index, token_);
+    if (answer_tokens_ == asked_.max_new_tokens) co_return;
+    count = 1;
+    const std::int32_t next = token_;
+    co_await advance(std::span(&next, 1), block_phase::decode, static_cast<std::uint32_t>(index));
+  }
+}
+
+task decode_pass::advance(std::span<const std::int32_t> ids, block_phase phase_of_block, std::uint32_t step) {
+  const auto count = static_cast<std::int64_t>(ids.size());
+  const matrix hidden = work_.hidden.slice_rows(0, count);
+  const matrix rows = work_.qkv.slice_rows(0, count);
+  const auto& scratch = device_.scratch();
+  const float eps = static_cast<float>(model_.rms_eps);
+  {
+    std::vector<std::int32_t> positions(ids.size());
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      positions[i] = static_cast<std::int32_t>(plan_.document_tokens + tail_tokens_ + static_cast<std::int64_t>(i));
+    }
+    kernels_.upload(queue_, work_.ids, ids.data(), ids.size_bytes());
+    kernels_.upload(queue_, work_.positions, positions.data(), positions.size() * sizeof(std::int32_t));
+    kernels_.synchronize(queue_);
+  }
+  kernels_.embed(queue_, device_.weights().embedding(), work_.ids, hidden);
+  for (int index = 0; index < model_.layers; ++index) {
+    progress().layer.store(index, std::memory_order_relaxed);
+    const auto& weights = device_.weights().layer(index);
+    {
+      const timed scope(timings_, phase::project);
+      const matrix normed = scratch.normed.slice_rows(0, count);
+      kernels_.rms_norm(queue_, hidden, weights.input_norm, eps, normed);
+      kernels_.linear(queue_, normed, *weights.qkv, rows, false);
+      kernels_.rotate(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim), work_.positions, device_.rope());
+      const std::int64_t kv_columns = static_cast<std::int64_t>(model_.kv_heads) * model_.head_dim;
+      const std::int64_t first_key = static_cast<std::int64_t>(model_.heads) * model_.head_dim;
+      kernels_.copy(queue_, rows.slice_columns(first_key, kv_columns), tail_.keys(index).slice(tail_tokens_, count).as_matrix());
+      kernels_.copy(queue_, rows.slice_columns(first_key + kv_columns, kv_columns), tail_.values(index).slice(tail_tokens_, count).as_matrix());
+    }
+    co_await attend(index, count, phase_of_block, step);
+    {
+      const timed scope(timings_, phase::feed_forward);
+      const matrix normed = scratch.normed.slice_rows(0, count);
+      const matrix gate_up = scratch.gate_up.slice_rows(0, count);
+      const matrix gated = scratch.gated.slice_rows(0, count);
+      kernels_.linear(queue_, work_.attended.slice(0, count).as_matrix(), *weights.o, hidden, true);
+      kernels_.rms_norm(queue_, hidden, weights.post_attention_norm, eps, normed);
+      kernels_.linear(queue_, normed, *weights.gate_up, gate_up, false);
+      kernels_.swiglu(queue_, gate_up, gated);
+      kernels_.linear(queue_, gated, *weights.down, hidden, true);
+    }
+    co_await give_way{};
+  }
+  tail_tokens_ += count;
+}
+
+task decode_pass::attend(int index, std::int64_t count, block_phase phase_of_block, std::uint32_t step) {
+  const head_matrix q = as_heads(work_.qkv.slice_rows(0, count), 0, model_.heads, model_.head_dim);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(model_.head_dim));
+  const auto partial = [&](int part) { return work_.partial[static_cast<std::size_t>(part)].slice(0, count); };
+  const auto sums = [&](int part) { return work_.partial_log_sum_exp[static_cast<std::size_t>(part)].slice_rows(0, count); };
+  const int tail_part = plan_.ranks();
+  {
+    const timed scope(timings_, phase::attend);
+    kernels_.attend_few(queue_, q, shard_.keys(index), shard_.values(index), {.keys = shard_.tokens()}, scale, partial(rank_), sums(rank_),
+                        work_.attention);
+    if (is_last()) {
+      const std::int64_t keys = tail_tokens_ + count;
+      kernels_.attend_few(queue_, q, tail_.keys(index).slice(0, keys), tail_.values(index).slice(0, keys),
+                          {.causal = true, .keys = keys, .first_query = tail_tokens_}, scale, partial(tail_part), sums(tail_part), work_.attention);
+    }
+  }
+  if (plan_.ranks() > 1) {
+    const auto parts_of = [&](int source) {
+      std::vector<std::span<std::byte>> parts;
+      const auto add = [&](int part) {
+        const head_matrix o = partial(part);
+        const matrix l = sums(part);
+        parts.emplace_back(static_cast<std::byte*>(o.data), static_cast<std::size_t>(o.tokens * o.stride) * sizeof(float));
+        parts.emplace_back(static_cast<std::byte*>(l.data), static_cast<std::size_t>(l.rows * l.stride) * sizeof(float));
+      };
+      add(source);
+      if (source + 1 == plan_.ranks()) add(tail_part);
+      return parts;
+    };
+    const auto key = [&](int source) {
+      return block_key{.job = job_, .phase = phase_of_block, .question = asked_.number, .step = step,
+                       .layer = static_cast<std::uint16_t>(index), .source = static_cast<std::uint16_t>(source)};
+    };
+    kernels_.synchronize(queue_);
+    const auto own = parts_of(rank_);
+    const std::vector<outgoing_block> sends{{key(rank_), {own.begin(), own.end()}, {0, plan_.ranks()}}};
+    std::vector<incoming_block> receives;
+    for (int source = 0; source < plan_.ranks(); ++source) {
+      if (source != rank_) receives.push_back({key(source), parts_of(source)});
+    }
+    auto under_way = network_.exchange(sends, receives);
+    co_await under_way;
+  }
+  std::vector<head_matrix> parts;
+  std::vector<matrix> part_sums;
+  for (int part = 0; part <= tail_part; ++part) {
+    parts.push_back(partial(part));
+    part_sums.push_back(sums(part));
+  }
+  const timed scope(timings_, phase::attend);
+  kernels_.merge_attention(queue_, parts, part_sums, work_.attended.slice(0, count));
+}
+
+task decode_pass::choose_token(int index, std::int64_t last_row) {
+  if (is_last()) sample(index, last_row);
+  if (plan_.ranks() == 1) co_return;
+  const auto last = plan_.ranks() - 1;
+  // Layers count from 0: the token travels as the part after all of them.
+  const block_key key{.job = job_, .phase = block_phase::decode, .question = asked_.number, .step = static_cast<std::uint32_t>(index),
+                      .layer = static_cast<std::uint16_t>(model_.layers), .source = static_cast<std::uint16_t>(last), .part = 1};
+  if (is_last()) {
+    const std::vector<outgoing_block> sends{{key, {std::as_bytes(std::span(&token_, 1))}, {0, last}}};
+    auto under_way = network_.exchange(sends, {});
+    co_await under_way;
+  } else {
+    const std::vector<incoming_block> receives{{key, {std::as_writable_bytes(std::span(&token_, 1))}}};
+    auto under_way = network_.exchange({}, receives);
+    co_await under_way;
+  }
+}
+
+void decode_pass::sample(int index, std::int64_t last_row) {
+  const auto& scratch = device_.scratch();
+  kernels_.rms_norm(queue_, work_.hidden.slice_rows(last_row, 1), device_.weights().final_norm(), static_cast<float>(model_.rms_eps),
+                    work_.last_normed);
+  kernels_.linear(queue_, work_.last_normed, device_.weights().output_head(), scratch.logits, false);
+  if (index == 0 && hears_.on_first_logits) {
+    std::vector<float> logits(static_cast<std::size_t>(model_.vocabulary));
+    kernels_.download(queue_, logits.data(), scratch.logits.data, logits.size() * sizeof(float));
+    kernels_.synchronize(queue_);
+    hears_.on_first_logits(logits);
+  }
+  const auto& how = asked_.sampling;
+  if (how.temperature == 0) {
+    kernels_.sample_greedy(queue_, scratch.logits, scratch.token);
+  } else {
+    kernels_.sample_top_p(queue_, scratch.logits, how.temperature, how.top_p,
+                          sampling_uniform(how.seed, asked_.number, static_cast<std::uint32_t>(index)), scratch.token, scratch.sampling);
+  }
+  kernels_.download(queue_, &token_, scratch.token, sizeof token_);
+  kernels_.synchronize(queue_);
+}
+
+}  // namespace baton

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "runtime/device/device_context.hpp"
+#include "runtime/device/pass.hpp"
+#include "runtime/plan/job_plan.hpp"
+#include "runtime/prefill/kv_shard.hpp"
+
+namespace baton {
+
+/// One question about a prefilled document.
+struct question {
+  std::uint32_t number = 0;               ///< of the job
+  std::vector<std::int32_t> query_ids;
+  int max_new_tokens = 64;
+  std::vector<std::int32_t> stop_tokens;  ///< end the answer, not part of it
+  sampling_options sampling;
+
+  bool operator==(const question&) const = default;
+};
+
+/// The buffers of one decode pass. Q = the most tokens that run at once (query pieces), R = ranks.
+struct decode_workspace {
+  std::int32_t* ids = nullptr;              ///< (Q)
+  std::int32_t* positions = nullptr;        ///< (Q)
+  matrix hidden;                            ///< (Q, hidden)
+  matrix qkv;                               ///< (Q, (n_q + 2 n_kv) D)
+  head_matrix attended;                     ///< (Q, n_q, D)
+  matrix last_normed;                       ///< (1, hidden)
+  std::vector<head_matrix> partial;         ///< R + 1 of (Q, n_q, D) fp32: each rank's shard, then query and answer tokens
+  std::vector<matrix> partial_log_sum_exp;  ///< R + 1 of (Q, n_q) fp32
+  std::byte* attention = nullptr;
+};
+
+/// Query stage and decoding on one rank (APB section 3.5): every rank runs the same hidden states and attends to its own shard,
+/// the last one also to query and answer; the partial results go to every rank and are merged in rank order. The last rank
+/// samples. Borrows everything that it is given.
+class decode_pass final : public pass {
+ public:
+  /// Where the last rank hears its results. Called on the compute thread.
+  struct listener {
+    std::function<void(int index, std::int32_t token)> on_token;
+    std::function<void(std::span<const float>)> on_first_logits;  ///< (vocabulary); empty: nobody wants them
+  };
+
+  decode_pass(device_context& device, const job_plan& plan, int rank, job_id job, const kv_shard& shard, const question& asked,
+              transport& network, pass_progress& progress, listener hears);
+
+  /// Seconds from the first step until the query had run and the first token was there.
+  [[nodiscard]] double first_token_s() const { return first_token_s_; }
+  [[nodiscard]] int answer_tokens() const { return answer_tokens_; }
+
+  [[nodiscard]] static std::size_t bytes_needed(backend& kernels, const model_config& config, int ranks,
+                                                std::int64_t block_tokens, std::int64_t query_tokens, int max_new_tokens);
+  /// The most tokens of a query that run at once.
+  static constexpr std::int64_t piece_tokens = 64;
+
+ private:
+  task run();
+  /// Runs `ids` through all layers after the tokens that went before; leaves their hidden states in the workspace.
+  task advance(std::span<const std::int32_t> ids, block_phase phase, std::uint32_t step);
+  task attend(int layer, std::int64_t count, block_phase phase, std::uint32_t step);
+  /// The last rank samples and tells the others; all return with `token_` set.
+  task choose_token(int index, std::int64_t last_row);
+  void sample(int index, std::int64_t last_row);
+
+  [[nodiscard]] bool is_last() const { return rank_ + 1 == plan_.ranks(); }
+
+  device_context& device_;
+  backend& kernels_;
+  stream& queue_;
+  const model_config& model_;
+  const job_plan& plan_;
+  const int rank_;
+  const job_id job_;
+  const kv_shard& shard_;
+  const question asked_;
+  transport& network_;
+  listener hears_;
+  kv_shard tail_;  ///< KV of query and answer tokens; every rank stores it, the last one attends to it
+  extent memory_;
+  decode_workspace work_;
+  std::int64_t tail_tokens_ = 0;
+  std::int32_t token_ = 0;
+  int answer_tokens_ = 0;
+  double first_token_s_ = 0;
+};
+
+/// In [0, 1), from (seed, question, token index) alone, so that a replayed answer draws the same.
+float sampling_uniform(std::uint64_t seed, std::uint32_t question, std::uint32_t token_index);
+
+}  // namespace baton

@@ -1,0 +1,171 @@
+#include "runtime/device/device_loop.hpp"
+
+#include <algorithm>
+#include <exception>
+#include <limits>
+#include <utility>
+
+namespace baton {
+
+/// A rank's state on this device: a prefill under way, then its KV, then one answer after another.
+struct device_loop::shard {
+  job_id job = 0;
+  int rank = 0;
+  job_plan plan;
+  bool keep_chosen_units = false;
+  std::unique_ptr<transport> network;
+  std::unique_ptr<pass_progress> progress = std::make_unique<pass_progress>();
+  std::optional<kv_shard> kv;
+  question asked;
+  std::unique_ptr<prefill_pass> prefill;
+  std::unique_ptr<decode_pass> answer;
+
+  [[nodiscard]] pass* running() const {
+    if (prefill) return prefill.get();
+    return answer.get();
+  }
+};
+
+device_loop::device_loop(device_context& device, endpoint& network, std::function<void(device_event)> on_event)
+    : device_(device), endpoint_(network), on_event_(std::move(on_event)), thread_([this] { run(); }) {}
+
+device_loop::~device_loop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  endpoint_.wake();
+  thread_.join();
+}
+
+void device_loop::post(device_command command) {
+  {
+    const std::lock_guard lock(mutex_);
+    inbox_.push_back(std::move(command));
+  }
+  endpoint_.wake();
+}
+
+std::vector<pass_snapshot> device_loop::snapshot() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<pass_snapshot> all;
+  for (const auto& [key, s] : shards_) {
+    const auto& p = *s->progress;
+    all.push_back({s->job, s->rank, p.layer.load(std::memory_order_relaxed), p.tokens_done.load(std::memory_order_relaxed),
+                   p.waiting_for.load(std::memory_order_relaxed), p.chunks.load(std::memory_order_relaxed)});
+  }
+  return all;
+}
+
+void device_loop::run() {
+  for (;;) {
+    std::vector<device_command> commands;
+    bool stopping = false;
+    {
+      const std::lock_guard lock(mutex_);
+      commands.swap(inbox_);
+      stopping = stopping_;
+    }
+    if (stopping) break;
+    for (auto& command : commands) std::visit([this](auto& c) { handle(std::move(c)); }, command);
+    // A doorbell that rings between a look and the sleep is not lost: `wait` returns at once.
+    if (!step_one()) endpoint_.wait(std::chrono::steady_clock::now() + std::chrono::seconds(1));
+  }
+  const std::lock_guard lock(mutex_);
+  shards_.clear();
+}
+
+void device_loop::handle(start_prefill&& command) {
+  auto s = std::make_unique<shard>();
+  s->job = command.job;
+  s->rank = command.rank;
+  s->plan = std::move(command.plan);
+  s->keep_chosen_units = command.keep_chosen_units;
+  try {
+    s->network = endpoint_.join(s->job, s->rank, s->plan.ranks(), command.attempt);
+    s->prefill = std::make_unique<prefill_pass>(device_, s->plan, s->rank, s->job, command.ids, *s->network, *s->progress);
+  } catch (const fault& why) {
+    on_event_(pass_failed{command.job, command.rank, 0, why});
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  shards_[{command.job, command.rank}] = std::move(s);
+}
+
+void device_loop::handle(start_answer&& command) {
+  for (auto& [key, s] : shards_) {
+    if (key.first != command.job || !s->kv) continue;
+    decode_pass::listener hears;
+    const job_id job = command.job;
+    const auto number = command.asked.number;
+    hears.on_token = [this, job, number](int index, std::int32_t token) { on_event_(token_chosen{job, number, index, token}); };
+    if (command.keep_first_logits) {
+      hears.on_first_logits = [this, job, number](std::span<const float> logits) {
+        on_event_(logits_ready{job, number, {logits.begin(), logits.end()}});
+      };
+    }
+    s->asked = command.asked;
+    try {
+      s->answer = std::make_unique<decode_pass>(device_, s->plan, s->rank, s->job, *s->kv, s->asked, *s->network, *s->progress, std::move(hears));
+    } catch (const fault& why) {
+      fail(*s, why);
+    }
+  }
+}
+
+void device_loop::handle(drop_job&& command) {
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(shards_, [&](const auto& entry) { return entry.first.first == command.job; });
+  }
+  on_event_(job_dropped{command.job});
+}
+
+bool device_loop::step_one() {
+  // Jobs take turns, so that a long one holds up nobody; within a job lower ranks go first, since others wait for them.
+  const auto after_last = shards_.upper_bound({last_job_, std::numeric_limits<int>::max()});
+  const auto step_in = [this](auto first, auto last) {
+    return std::any_of(first, last, [this](const auto& entry) { return step(*entry.second); });
+  };
+  return step_in(after_last, shards_.end()) || step_in(shards_.begin(), after_last);
+}
+
+/// False if the pass waits, or there is none.
+bool device_loop::step(shard& s) {
+  if (!s.running()) return false;
+  try {
+    const std::uint64_t before = s.progress->chunks.load(std::memory_order_relaxed);
+    const auto state = s.running()->step();
+    if (s.progress->chunks.load(std::memory_order_relaxed) == before) return false;
+    last_job_ = s.job;
+    if (state != pass::state::finished) return true;
+    if (s.prefill) {
+      prefill_done done{s.job, s.rank, s.prefill->timings(), s.network->counts(), device_.config().kv_heads, {}};
+      if (s.keep_chosen_units) {
+        for (int layer = 0; layer < device_.config().layers; ++layer) done.chosen_units.push_back(s.prefill->chosen_units(layer));
+      }
+      s.kv.emplace(s.prefill->take_shard());
+      s.prefill.reset();
+      on_event_(std::move(done));
+    } else {
+      const answer_done done{s.job, s.rank, s.asked.number, s.answer->answer_tokens(), s.answer->first_token_s(), s.answer->timings(),
+                             s.network->counts()};
+      s.answer.reset();
+      on_event_(done);
+    }
+  } catch (const fault& why) {
+    fail(s, why);
+  } catch (const std::exception& why) {
+    fail(s, fault(fault_code::internal, why.what()));
+  }
+  return true;
+}
+
+void device_loop::fail(shard& s, const fault& why) {
+  const int layer = s.progress->layer.load(std::memory_order_relaxed);
+  s.prefill.reset();
+  s.answer.reset();
+  on_event_(pass_failed{s.job, s.rank, layer, why});
+}
+
+}  // namespace baton

@@ -1,0 +1,136 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "kernels/fault.hpp"
+#include "runtime/decode/decode_pass.hpp"
+#include "runtime/device/device_context.hpp"
+#include "runtime/prefill/prefill_pass.hpp"
+#include "runtime/transport/transport.hpp"
+
+namespace baton {
+
+// ---- what a device loop is told ----
+
+struct start_prefill {
+  job_id job = 0;
+  int rank = 0;
+  std::uint32_t attempt = 0;
+  job_plan plan;
+  std::vector<std::int32_t> ids;
+  bool keep_chosen_units = false;
+};
+/// For every rank of the job whose shard lies on this device.
+struct start_answer {
+  job_id job = 0;
+  question asked;
+  bool keep_first_logits = false;
+};
+/// Abandons the job's passes and drops its shards.
+struct drop_job {
+  job_id job = 0;
+};
+using device_command = std::variant<start_prefill, start_answer, drop_job>;
+
+// ---- what a device loop tells ----
+
+struct prefill_done {
+  job_id job = 0;
+  int rank = 0;
+  pass_timings timings;
+  transport_counts counts;
+  int kv_heads = 0;
+  std::vector<std::vector<std::int32_t>> chosen_units;  ///< per layer (n_kv, units), if they were to be kept
+};
+struct token_chosen {
+  job_id job = 0;
+  std::uint32_t question = 0;
+  int index = 0;
+  std::int32_t token = 0;
+};
+struct logits_ready {
+  job_id job = 0;
+  std::uint32_t question = 0;
+  std::vector<float> logits;
+};
+struct answer_done {
+  job_id job = 0;
+  int rank = 0;
+  std::uint32_t question = 0;
+  int tokens = 0;
+  double first_token_s = 0;
+  pass_timings timings;
+  transport_counts counts;  ///< since the shard began
+};
+struct pass_failed {
+  job_id job = 0;
+  int rank = 0;
+  int layer = 0;
+  fault why;
+};
+struct job_dropped {
+  job_id job = 0;
+};
+using device_event = std::variant<prefill_done, token_chosen, logits_ready, answer_done, pass_failed, job_dropped>;
+
+/// Where a pass of a device stands, for people and for deadlines.
+struct pass_snapshot {
+  job_id job = 0;
+  int rank = 0;
+  int layer = 0;
+  std::int64_t tokens_done = 0;
+  int waiting_for = -1;
+  std::uint64_t chunks = 0;
+};
+
+/// The compute thread of one device. It steps whichever pass can go on, jobs in turn, lower ranks first, and sleeps
+/// when none can. Owns the
+/// passes and the finished KV shards; borrows context and endpoint. `post` and `snapshot` may be called from any thread.
+class device_loop {
+ public:
+  /// `on_event` is called on the compute thread and must not block.
+  device_loop(device_context& device, endpoint& network, std::function<void(device_event)> on_event);
+  /// Abandons everything and joins the thread; takes at most one chunk.
+  ~device_loop();
+  device_loop(const device_loop&) = delete;
+  device_loop& operator=(const device_loop&) = delete;
+
+  void post(device_command command);
+  [[nodiscard]] std::vector<pass_snapshot> snapshot() const;
+
+ private:
+  struct shard;
+  using shard_key = std::pair<job_id, int>;
+
+  void run();
+  void handle(start_prefill&& command);
+  void handle(start_answer&& command);
+  void handle(drop_job&& command);
+  /// One step of the next pass that can go on; false where none can.
+  bool step_one();
+  bool step(shard& s);
+  void fail(shard& s, const fault& why);
+
+  device_context& device_;
+  endpoint& endpoint_;
+  const std::function<void(device_event)> on_event_;
+  std::map<shard_key, std::unique_ptr<shard>> shards_;  ///< changed by the compute thread under mutex_, for snapshot
+
+  job_id last_job_ = 0;
+
+  mutable std::mutex mutex_;
+  std::vector<device_command> inbox_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace baton

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "runtime/device/task.hpp"
+#include "runtime/transport/transport.hpp"
+
+namespace baton {
+
+/// What a pass does in a layer, as a trace and a table name it.
+enum class phase : std::uint8_t { project, compress, exchange, attend, feed_forward };
+inline constexpr std::size_t phase_count = 5;
+std::string_view name_of(phase p);
+
+/// What others may know about a pass while it runs: written by the compute thread, read by any.
+struct pass_progress {
+  std::atomic<int> layer{0};
+  std::atomic<std::int64_t> tokens_done{0};    ///< token-layers finished: all layers x tokens at the end
+  std::atomic<int> waiting_for{-1};            ///< rank whose block is missing, -1: none
+  std::atomic<std::uint64_t> chunks{0};        ///< grows while the pass lives: a sign of life
+};
+
+/// Where a pass's time went, in seconds.
+struct pass_timings {
+  std::array<double, phase_count> phase_s{};
+  double compute_s = 0;  ///< inside steps
+  double wait_s = 0;     ///< suspended at an exchange
+  double total_s = 0;    ///< from the first step to the last
+};
+
+/// A piece of one rank's work that the device loop runs in steps: a prefill, or the answer to a question. Never blocks. Belongs
+/// to the compute thread; destroying it abandons the work.
+class pass {
+ public:
+  enum class state : std::uint8_t { can_go_on, waiting, finished };
+
+  virtual ~pass() = default;
+  pass(const pass&) = delete;
+  pass& operator=(const pass&) = delete;
+
+  /// Runs until the next chunk edge or exchange that is not complete. Throws what ended the pass: fault.
+  state step();
+  [[nodiscard]] const pass_timings& timings() const { return timings_; }
+
+ protected:
+  using clock = std::chrono::steady_clock;
+
+  explicit pass(pass_progress& progress) : progress_(progress) {}
+
+  /// The coroutine that does the work; the derived constructor calls this last.
+  void begin(task&& body);
+  pass_progress& progress() { return progress_; }
+  /// Seconds since the first step began.
+  [[nodiscard]] double elapsed_s() const;
+
+  /// Adds the time of a scope to a phase.
+  class timed {
+   public:
+    timed(pass_timings& timings, phase p) : timings_(timings), phase_(p) {}
+    ~timed() { timings_.phase_s[static_cast<std::size_t>(phase_)] += std::chrono::duration<double>(clock::now() - begun_).count(); }
+    timed(const timed&) = delete;
+    timed& operator=(const timed&) = delete;
+
+   private:
+    pass_timings& timings_;
+    const phase phase_;
+    const clock::time_point begun_ = clock::now();
+  };
+  pass_timings timings_;
+
+ private:
+  pass_progress& progress_;
+  std::optional<task> body_;
+  suspension place_;
+  std::optional<clock::time_point> begun_;
+  std::optional<clock::time_point> waiting_since_;
+};
+
+}  // namespace baton

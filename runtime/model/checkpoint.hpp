@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "runtime/model/model_config.hpp"
+#include "runtime/model/safetensors.hpp"
+
+namespace baton {
+
+/// The weights of one decoder layer; linear layers as (outputs, inputs).
+struct layer_tensors {
+  const tensor_view* input_norm = nullptr;           ///< (hidden)
+  const tensor_view* q = nullptr;                    ///< (heads * head_dim, hidden)
+  const tensor_view* k = nullptr;                    ///< (kv_heads * head_dim, hidden)
+  const tensor_view* v = nullptr;                    ///< (kv_heads * head_dim, hidden)
+  const tensor_view* o = nullptr;                    ///< (hidden, heads * head_dim)
+  const tensor_view* post_attention_norm = nullptr;  ///< (hidden)
+  const tensor_view* gate = nullptr;                 ///< (ffn, hidden)
+  const tensor_view* up = nullptr;                   ///< (ffn, hidden)
+  const tensor_view* down = nullptr;                 ///< (hidden, ffn)
+};
+
+/// The retaining heads of one layer (Locret, arXiv 2410.01805, section 3): scores = fc2(silu(fc1([q; k; v]))).
+struct retaining_head_tensors {
+  const tensor_view* fc1 = nullptr;  ///< (retaining width, (heads + 2 * kv_heads) * head_dim)
+  const tensor_view* fc2 = nullptr;  ///< (kv_heads, retaining width)
+};
+
+/// A Hugging Face checkpoint directory of the Llama architecture: config.json, generation_config.json,
+/// model.safetensors and, where there is one, retaining_heads.safetensors. Opening checks the name, type (F32, F16,
+/// BF16) and shape of every tensor that is used and reads no weights. Tensors that are not used are ignored, but for
+/// biases, which are refused.
+///
+/// Owns the mapped files: views stay valid when the object is moved and until it is destroyed. Any thread may read.
+class checkpoint {
+ public:
+  /// Throws fault(bad_input) that names the file, the key or tensor, and what is expected.
+  static checkpoint open(const std::filesystem::path& directory);
+
+  [[nodiscard]] const model_config& config() const noexcept { return config_; }
+
+  /// (vocabulary, hidden)
+  [[nodiscard]] const tensor_view& embedding() const noexcept { return *embedding_; }
+  /// (vocabulary, hidden); the embedding itself where config().tied_embeddings.
+  [[nodiscard]] const tensor_view& output_head() const noexcept { return *output_head_; }
+  /// (hidden)
+  [[nodiscard]] const tensor_view& final_norm() const noexcept { return *final_norm_; }
+
+  /// 0 <= index < config().layers.
+  [[nodiscard]] const layer_tensors& layer(int index) const { return layers_.at(static_cast<std::size_t>(index)); }
+
+  [[nodiscard]] bool has_retaining_heads() const noexcept { return !retaining_heads_.empty(); }
+
+  /// The width between fc1 and fc2, the same in all layers; 0 without retaining heads.
+  [[nodiscard]] std::int64_t retaining_width() const noexcept {
+    return has_retaining_heads() ? retaining_heads_.front().fc1->shape[0] : 0;
+  }
+
+  /// 0 <= index < config().layers, and has_retaining_heads().
+  [[nodiscard]] const retaining_head_tensors& retaining_head(int index) const {
+    return retaining_heads_.at(static_cast<std::size_t>(index));
+  }
+
+ private:
+  checkpoint(model_config config, safetensors_file weights, std::optional<safetensors_file> retaining_weights);
+
+  model_config config_;
+  safetensors_file weights_;
+  std::optional<safetensors_file> retaining_weights_;
+  const tensor_view* embedding_ = nullptr;
+  const tensor_view* output_head_ = nullptr;
+  const tensor_view* final_norm_ = nullptr;
+  std::vector<layer_tensors> layers_;
+  std::vector<retaining_head_tensors> retaining_heads_;
+};
+
+}  // namespace baton

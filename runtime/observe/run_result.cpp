@@ -1,0 +1,162 @@
+#include "runtime/observe/run_result.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include "runtime/model/utf8.hpp"
+#include "runtime/observe/format.hpp"
+#include "runtime/observe/plan_text.hpp"
+
+namespace baton {
+namespace {
+
+using nlohmann::json;
+
+constexpr int columns = 80;
+
+double prefill_tokens_per_s(const run_result& result) {
+  return result.prefill_s > 0 ? static_cast<double>(result.plan.document_tokens) / result.prefill_s : 0;
+}
+
+/// "5, 18, 7" over as many lines as it takes.
+std::string ids_text(const std::vector<std::int32_t>& ids) {
+  std::string text;
+  std::size_t line = 0;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const std::string id = fmt::format("{}{}", ids[i], i + 1 < ids.size() ? "," : "");
+    if (line > 0 && line + 1 + id.size() > columns) {
+      text += '\n';
+      line = 0;
+    }
+    if (line > 0) {
+      text += ' ';
+      ++line;
+    }
+    text += id;
+    line += id.size();
+  }
+  return text;
+}
+
+std::string answer_for_people(const run_result& result) {
+  if (!result.answer.empty()) return printable(result.answer);
+  return result.answer_ids.empty() ? "(empty)" : "token ids " + ids_text(result.answer_ids);
+}
+
+std::string verdict(const run_result& a, const run_result& b) {
+  if (a.answer_ids == b.answer_ids) return "same answer";
+  return a.answer == b.answer && !a.answer.empty() ? "same text from different tokens" : "different answers";
+}
+
+}  // namespace
+
+run_result make_run_result(const job_plan& plan, const job_finished& finished, std::string answer) {
+  utf8_stream characters;
+  run_result result;
+  result.answer = characters.push(answer);
+  result.answer += characters.finish();
+  result.answer_ids = finished.answer_ids;
+  result.plan = plan;
+  result.prefill_s = finished.prefill_s;
+  result.first_token_s = finished.first_token_s;
+  if (finished.answer_ids.size() > 1 && finished.decode_s > 0) {
+    result.decode_tokens_per_s = static_cast<double>(finished.answer_ids.size() - 1) / finished.decode_s;
+  }
+  for (const auto& shard : plan.shards) {
+    rank_row row{.rank = shard.rank,
+                 .node = shard.node,
+                 .device = shard.device,
+                 .block_tokens = shard.block_tokens,
+                 .anchor_tokens = shard.anchor_tokens,
+                 .passing_tokens = shard.passing_units};
+    const auto of_rank = std::ranges::find(finished.ranks, shard.rank, &rank_result::rank);
+    if (of_rank != finished.ranks.end()) {
+      row.compute_s = of_rank->prefill.compute_s;
+      row.wait_s = of_rank->prefill.wait_s;
+      row.bytes_sent = of_rank->prefill.bytes_sent + of_rank->answer.bytes_sent;
+      row.bytes_received = of_rank->prefill.bytes_received + of_rank->answer.bytes_received;
+    }
+    result.ranks.push_back(std::move(row));
+  }
+  return result;
+}
+
+std::string table(const run_result& result) {
+  const auto row = [](std::string_view rank, std::int64_t tokens, double compute_s, double wait_s, std::int64_t sent, std::int64_t received,
+                      std::string_view place) {
+    const auto text = fmt::format("{:>5} {:>11} {:>10} {:>10} {:>11} {:>11}  {}", rank, format_count(tokens), format_seconds(compute_s),
+                                  format_seconds(wait_s), format_bytes(sent), format_bytes(received), place);
+    return shortened(text.substr(0, text.find_last_not_of(' ') + 1), columns) + '\n';
+  };
+  std::string text =
+      fmt::format("{:>5} {:>11} {:>10} {:>10} {:>11} {:>11}  {}\n", "rank", "tokens", "compute", "wait", "sent", "received", "device");
+  rank_row sum;
+  for (const auto& rank : result.ranks) {
+    const std::int64_t tokens = rank.anchor_tokens + rank.block_tokens;
+    text += row(fmt::format("{}", rank.rank), tokens, rank.compute_s, rank.wait_s, rank.bytes_sent, rank.bytes_received,
+                printable(fmt::format("{}/{}", rank.node, rank.device)));
+    sum.block_tokens += tokens;
+    sum.compute_s += rank.compute_s;
+    sum.wait_s += rank.wait_s;
+    sum.bytes_sent += rank.bytes_sent;
+    sum.bytes_received += rank.bytes_received;
+  }
+  if (result.ranks.size() > 1) text += row("sum", sum.block_tokens, sum.compute_s, sum.wait_s, sum.bytes_sent, sum.bytes_received, "");
+  text += '\n';
+  text += fmt::format("{:<12} {:>10}   {} document tokens at {} tokens/s ({})\n", "prefill", format_seconds(result.prefill_s),
+                      format_count(result.plan.document_tokens), format_rate(prefill_tokens_per_s(result)), printable(result.plan.strategy));
+  text += fmt::format("{:<12} {:>10}   from the question's start\n", "first token", format_seconds(result.first_token_s));
+  text += fmt::format("{:<12} {:>10}   tokens/s, {} in the answer\n", "decode", format_rate(result.decode_tokens_per_s),
+                      format_count(static_cast<std::int64_t>(result.answer_ids.size())));
+  if (result.answer.empty() && !result.answer_ids.empty()) text += "answer token ids\n" + ids_text(result.answer_ids) + '\n';
+  return text;
+}
+
+json to_json(const run_result& result) {
+  json ranks = json::array();
+  for (const auto& rank : result.ranks) {
+    ranks.push_back({{"rank", rank.rank},
+                     {"node", rank.node},
+                     {"device", rank.device},
+                     {"block_tokens", rank.block_tokens},
+                     {"anchor_tokens", rank.anchor_tokens},
+                     {"passing_tokens", rank.passing_tokens},
+                     {"compute_s", rank.compute_s},
+                     {"wait_s", rank.wait_s},
+                     {"bytes_sent", rank.bytes_sent},
+                     {"bytes_received", rank.bytes_received}});
+  }
+  return {{"answer", result.answer},
+          {"answer_ids", result.answer_ids},
+          {"strategy", result.plan.strategy},
+          {"plan", to_json(result.plan)},
+          {"document_tokens", result.plan.document_tokens},
+          {"query_tokens", result.plan.query_tokens},
+          {"prefill_s", result.prefill_s},
+          {"first_token_s", result.first_token_s},
+          {"decode_tokens_per_s", result.decode_tokens_per_s},
+          {"ranks", std::move(ranks)}};
+}
+
+std::string comparison_text(const run_result& a, const run_result& b) {
+  std::string name_a = printable(a.plan.strategy);
+  std::string name_b = printable(b.plan.strategy);
+  if (name_a == name_b) {
+    name_a += " (1)";
+    name_b += " (2)";
+  }
+  std::string text = fmt::format("answer of {}:\n{}\nanswer of {}:\n{}\n{}\n\n", name_a, answer_for_people(a), name_b, answer_for_people(b),
+                                 verdict(a, b));
+  text += fmt::format("prefill: {} {}, {} {}", name_a, format_seconds(a.prefill_s), name_b, format_seconds(b.prefill_s));
+  if (a.prefill_s > 0 && b.prefill_s > 0) {
+    const bool faster = a.prefill_s <= b.prefill_s;
+    const double ratio = faster ? b.prefill_s / a.prefill_s : a.prefill_s / b.prefill_s;
+    text += fmt::format("; {} is {:.2f} x {} than {}", name_a, ratio, faster ? "faster" : "slower", name_b);
+  }
+  return text + '\n';
+}
+
+}  // namespace baton

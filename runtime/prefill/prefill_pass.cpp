@@ -1,0 +1,290 @@
+#include "runtime/prefill/prefill_pass.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/fault.hpp"
+
+namespace baton {
+namespace {
+
+extent take_workspace(device_context& device, const shard_plan& shard) {
+  return device.memory().take(prefill_workspace_bytes(device.kernels(), device.config(), shard),
+                              fmt::format("the workspace of rank {}", shard.rank));
+}
+
+prefill_workspace cut_workspace(device_context& device, const extent& memory, const shard_plan& shard) {
+  layout cut(memory.data());
+  return cut_prefill_workspace(cut, device.kernels(), device.config(), shard);
+}
+
+}  // namespace
+
+prefill_pass::prefill_pass(device_context& device, const job_plan& plan, int rank, job_id job, std::span<const std::int32_t> ids,
+                           transport& network, pass_progress& progress)
+    : pass(progress),
+      device_(device),
+      kernels_(device.kernels()),
+      queue_(device.queue()),
+      model_(device.config()),
+      plan_(plan),
+      share_(plan.shards.at(static_cast<std::size_t>(rank))),
+      strategy_(find_strategy(plan.strategy)),
+      job_(job),
+      network_(network),
+      memory_(take_workspace(device, share_)),
+      work_(cut_workspace(device, memory_, share_)),
+      shard_(device.memory(), model_, share_.block_tokens, device.activation(), fmt::format("the KV of rank {}", rank)) {
+  if (static_cast<std::int64_t>(ids.size()) != share_.tokens()) {
+    throw fault(fault_code::internal, fmt::format("{} token ids for a shard of {}", ids.size(), share_.tokens()), fmt::format("rank {}", rank));
+  }
+  for (const std::int32_t id : ids) {
+    if (id < 0 || id >= model_.vocabulary) {
+      throw fault(fault_code::bad_input, fmt::format("token id {} is outside the vocabulary of {}", id, model_.vocabulary), "document");
+    }
+  }
+  std::vector<std::int32_t> positions;
+  for (const auto* part : {&share_.anchor, &share_.block}) {
+    for (const auto& run : *part) {
+      for (std::int64_t i = 0; i < run.count; ++i) positions.push_back(static_cast<std::int32_t>(run.position + i));
+    }
+  }
+  kernels_.upload(queue_, work_.ids, ids.data(), ids.size_bytes());
+  kernels_.upload(queue_, work_.positions, positions.data(), positions.size() * sizeof(std::int32_t));
+  kernels_.synchronize(queue_);
+  if (share_.anchor_aside) {
+    runs_ = {{causal_run{0, share_.anchor_tokens, &work_.aside_panel}, causal_run{share_.anchor_tokens, share_.block_tokens, &work_.local_panel}}, 2};
+  } else {
+    runs_ = {{causal_run{0, share_.tokens(), &work_.local_panel}, {}}, 1};
+  }
+  begin(run());
+}
+
+task prefill_pass::run() {
+  for (std::int64_t first = 0; first < share_.tokens(); first = chunk_end(first, share_.tokens())) {
+    const std::int64_t count = chunk_end(first, share_.tokens()) - first;
+    kernels_.embed(queue_, device_.weights().embedding(), work_.ids + first, work_.hidden.slice_rows(first, count));
+    co_await give_way{};
+  }
+  for (int index = 0; index < model_.layers; ++index) {
+    progress().layer.store(index, std::memory_order_relaxed);
+    layer l(*this, index);
+    co_await project(index);
+    co_await strategy_.attend(l);
+    co_await feed_forward(index);
+  }
+}
+
+task prefill_pass::project(int index) {
+  const auto& weights = device_.weights().layer(index);
+  std::int64_t packed = 0;
+  for (std::int64_t first = 0; first < share_.tokens();) {
+    const std::int64_t end = chunk_end(first, share_.tokens());
+    const std::int64_t count = end - first;
+    const matrix rows = work_.qkv.slice_rows(first, count);
+    {
+      const timed scope(timings_, phase::project);
+      const matrix normed = device_.scratch().normed.slice_rows(0, count);
+      kernels_.rms_norm(queue_, work_.hidden.slice_rows(first, count), weights.input_norm, static_cast<float>(model_.rms_eps), normed);
+      kernels_.linear(queue_, normed, *weights.qkv, rows, false);
+    }
+    if (plan_.compressor == compressor_kind::retaining_heads && share_.compressed_units > 0) score(index, rows, first);
+    {
+      const timed scope(timings_, phase::project);
+      // Queries and keys stand side by side and turn alike.
+      kernels_.rotate(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim), work_.positions + first, device_.rope());
+      if (end > share_.anchor_tokens) {
+        const std::int64_t local = std::max(first, share_.anchor_tokens);
+        const std::int64_t to = local - share_.anchor_tokens;
+        kernels_.copy(queue_, keys().slice(local, end - local).as_matrix(), shard_.keys(index).slice(to, end - local).as_matrix());
+        kernels_.copy(queue_, values().slice(local, end - local).as_matrix(), shard_.values(index).slice(to, end - local).as_matrix());
+      }
+      const std::int64_t tile = kernels_.panel_tile_tokens();
+      for (const auto& run : runs_.view()) {
+        // Whole tiles as they come, the rest with the run's last token.
+        const std::int64_t run_end = run.first + run.count;
+        const auto tiled = [&](std::int64_t token) {
+          const std::int64_t inside = std::clamp<std::int64_t>(token - run.first, 0, run.count);
+          return token >= run_end ? run.count : inside / tile * tile;
+        };
+        const std::int64_t from = tiled(packed);
+        const std::int64_t to = tiled(end);
+        if (to > from) {
+          kernels_.pack_panel(queue_, keys().slice(run.first + from, to - from), values().slice(run.first + from, to - from), *run.panel, from);
+        }
+      }
+      packed = end;
+    }
+    first = end;
+    co_await give_way{};
+  }
+}
+
+/// Retaining heads see the projections before RoPE: fc2(silu(fc1([q; k; v]))).
+void prefill_pass::score(int index, const matrix& rows, std::int64_t first) {
+  const std::int64_t skip = std::max<std::int64_t>(share_.anchor_tokens - first, 0);
+  if (skip >= rows.rows) return;
+  const timed scope(timings_, phase::compress);
+  const auto& weights = device_.weights().layer(index);
+  const std::int64_t count = rows.rows - skip;
+  const matrix hidden = device_.scratch().retain_hidden.slice_rows(0, count);
+  kernels_.linear(queue_, rows.slice_rows(skip, count), *weights.retain_in, hidden, false);
+  kernels_.silu(queue_, hidden);
+  kernels_.linear(queue_, hidden, *weights.retain_out, work_.scores.slice_rows(first + skip - share_.anchor_tokens, count), false);
+}
+
+task prefill_pass::feed_forward(int index) {
+  const auto& weights = device_.weights().layer(index);
+  for (std::int64_t first = 0; first < share_.tokens();) {
+    const std::int64_t count = chunk_end(first, share_.tokens()) - first;
+    {
+      const timed scope(timings_, phase::feed_forward);
+      const auto& scratch = device_.scratch();
+      const matrix hidden = work_.hidden.slice_rows(first, count);
+      const matrix normed = scratch.normed.slice_rows(0, count);
+      const matrix gate_up = scratch.gate_up.slice_rows(0, count);
+      const matrix gated = scratch.gated.slice_rows(0, count);
+      kernels_.linear(queue_, work_.attended.slice(first, count).as_matrix(), *weights.o, hidden, true);
+      kernels_.rms_norm(queue_, hidden, weights.post_attention_norm, static_cast<float>(model_.rms_eps), normed);
+      kernels_.linear(queue_, normed, *weights.gate_up, gate_up, false);
+      kernels_.swiglu(queue_, gate_up, gated);
+      kernels_.linear(queue_, gated, *weights.down, hidden, true);
+    }
+    progress().tokens_done.fetch_add(count, std::memory_order_relaxed);
+    first += count;
+    co_await give_way{};
+  }
+}
+
+head_matrix prefill_pass::queries() const { return as_heads(work_.qkv, 0, model_.heads, model_.head_dim); }
+
+head_matrix prefill_pass::keys() const {
+  return as_heads(work_.qkv, static_cast<std::int64_t>(model_.heads) * model_.head_dim, model_.kv_heads, model_.head_dim);
+}
+
+head_matrix prefill_pass::values() const {
+  return as_heads(work_.qkv, static_cast<std::int64_t>(model_.heads + model_.kv_heads) * model_.head_dim, model_.kv_heads, model_.head_dim);
+}
+
+std::int32_t* prefill_pass::chosen(int layer) const { return work_.chosen + layer * model_.kv_heads * share_.compressed_units; }
+
+std::vector<std::int32_t> prefill_pass::chosen_units(int layer) const {
+  std::vector<std::int32_t> indices(static_cast<std::size_t>(model_.kv_heads * share_.compressed_units));
+  kernels_.download(queue_, indices.data(), chosen(layer), indices.size() * sizeof(std::int32_t));
+  kernels_.synchronize(queue_);
+  for (auto& index : indices) index = static_cast<std::int32_t>(share_.document_index(index));
+  return indices;
+}
+
+// ---- one layer, as a strategy sees it ----
+
+int layer::rank() const { return pass_.share_.rank; }
+
+int layer::ranks() const { return pass_.plan_.ranks(); }
+
+kv_block layer::compress() {
+  auto& p = pass_;
+  const auto& share = p.share_;
+  if (share.compressed_units == 0) return {};
+  const prefill_pass::timed scope(p.timings_, phase::compress);
+  const auto& work = p.work_;
+  const head_matrix local_keys = p.shard_.keys(index_);
+  matrix scores = work.scores;
+  switch (p.plan_.compressor) {
+    case compressor_kind::retaining_heads:
+      p.kernels_.max_pool(p.queue_, work.scores, work.pooled);
+      scores = work.pooled;
+      break;
+    case compressor_kind::query_key:
+      p.kernels_.mean_query(p.queue_, p.queries().slice(share.anchor_query_first, share.anchor_query_tokens), work.mean_query);
+      p.kernels_.score_keys(p.queue_, local_keys, work.mean_query, work.scores);
+      p.kernels_.max_pool(p.queue_, work.scores, work.pooled);
+      scores = work.pooled;
+      break;
+    case compressor_kind::recent: p.kernels_.score_recent(p.queue_, work.scores); break;
+    case compressor_kind::random: {
+      std::int64_t row = 0;
+      for (const auto& run : share.block) {
+        p.kernels_.score_random(p.queue_, p.plan_.compressor_seed, index_, run.first, work.scores.slice_rows(row, run.count));
+        row += run.count;
+      }
+      break;
+    }
+    case compressor_kind::none: throw fault(fault_code::internal, "a plan that passes units without a compressor");
+  }
+  p.kernels_.select_top(p.queue_, scores, share.eligible_from, share.compressed_units, p.chosen(index_), work.selection);
+  p.kernels_.gather(p.queue_, local_keys, p.chosen(index_), work.compressed_keys);
+  p.kernels_.gather(p.queue_, p.shard_.values(index_), p.chosen(index_), work.compressed_values);
+  return {work.compressed_keys, work.compressed_values};
+}
+
+passing_blocks layer::exchange(const kv_block& compressed, rank_range to, rank_range from) {
+  auto& p = pass_;
+  const prefill_pass::timed scope(p.timings_, phase::exchange);
+  const auto bytes = [](const head_matrix& m) {
+    return std::span(static_cast<std::byte*>(m.data), static_cast<std::size_t>(m.tokens * m.stride * bytes_of(m.type)));
+  };
+  const auto key = [&](int source) {
+    return block_key{.job = p.job_, .layer = static_cast<std::uint16_t>(index_), .source = static_cast<std::uint16_t>(source)};
+  };
+  std::vector<outgoing_block> sends;
+  if (compressed.keys.tokens > 0 && !to.empty()) {
+    // The block must be complete before anybody reads it.
+    p.kernels_.synchronize(p.queue_);
+    sends.push_back({key(rank()), {bytes(compressed.keys), bytes(compressed.values)}, to});
+  }
+  std::vector<incoming_block> receives;
+  std::int64_t unit = 0;
+  for (int source = from.first; source < from.last; ++source) {
+    const std::int64_t units = p.plan_.shards[static_cast<std::size_t>(source)].compressed_units;
+    if (units == 0) continue;
+    receives.push_back({key(source), {bytes(p.work_.passing_keys.slice(unit, units)), bytes(p.work_.passing_values.slice(unit, units))}});
+    unit += units;
+  }
+  return {p.network_.exchange(sends, receives), {p.work_.passing_keys, p.work_.passing_values}};
+}
+
+causal_runs layer::anchor_and_local() const { return pass_.runs_; }
+
+task layer::attend_causal(causal_runs keys) {
+  auto& p = pass_;
+  for (const auto& run : keys.view()) {
+    for (std::int64_t first = 0; first < run.count;) {
+      const std::int64_t end = p.chunk_end(first, run.count);
+      {
+        const prefill_pass::timed scope(p.timings_, phase::attend);
+        const attention_mask mask{.causal = true, .keys = end, .first_query = first};
+        p.kernels_.attend(p.queue_, p.queries().slice(run.first + first, end - first), *run.panel, mask,
+                          1.0f / std::sqrt(static_cast<float>(p.model_.head_dim)), p.work_.attended.slice(run.first + first, end - first),
+                          p.work_.log_sum_exp.slice_rows(run.first + first, end - first), attention_result::replace);
+      }
+      first = end;
+      co_await give_way{};
+    }
+  }
+}
+
+task layer::attend_dense(const kv_block& passing) {
+  auto& p = pass_;
+  const std::int64_t units = passing.keys.tokens;
+  if (units == 0) co_return;
+  {
+    const prefill_pass::timed scope(p.timings_, phase::attend);
+    p.kernels_.pack_panel(p.queue_, passing.keys, passing.values, p.work_.passing_panel, 0);
+  }
+  for (std::int64_t first = p.share_.anchor_tokens; first < p.share_.tokens();) {
+    const std::int64_t end = p.chunk_end(first, p.share_.tokens());
+    {
+      const prefill_pass::timed scope(p.timings_, phase::attend);
+      p.kernels_.attend(p.queue_, p.queries().slice(first, end - first), p.work_.passing_panel, {.keys = units},
+                        1.0f / std::sqrt(static_cast<float>(p.model_.head_dim)), p.work_.attended.slice(first, end - first),
+                        p.work_.log_sum_exp.slice_rows(first, end - first), attention_result::merge);
+    }
+    first = end;
+    co_await give_way{};
+  }
+}
+
+}  // namespace baton

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/device/device_context.hpp"
+#include "runtime/device/pass.hpp"
+#include "runtime/plan/job_plan.hpp"
+#include "runtime/prefill/kv_shard.hpp"
+#include "runtime/prefill/layer.hpp"
+#include "runtime/prefill/workspace.hpp"
+#include "runtime/strategy/strategy.hpp"
+
+namespace baton {
+
+/// The layer loop of one rank: project, strategy.attend, feed_forward (APB section 3.1). Borrows the device context, the plan
+/// and its transport, which outlive it; hands the finished KV shard over by move.
+class prefill_pass final : public pass {
+ public:
+  /// Takes KV shard and workspace: throws fault(out_of_memory); fault(bad_input) for token ids outside the vocabulary.
+  prefill_pass(device_context& device, const job_plan& plan, int rank, job_id job, std::span<const std::int32_t> ids, transport& network,
+               pass_progress& progress);
+
+  /// KV of B_h, once step() has returned finished.
+  [[nodiscard]] kv_shard take_shard() { return std::move(shard_); }
+  /// Document indices of the chosen units of one layer, (n_kv, units), ascending per head.
+  [[nodiscard]] std::vector<std::int32_t> chosen_units(int layer) const;
+
+ private:
+  friend class layer;
+
+  task run();
+  task project(int index);
+  task feed_forward(int index);
+
+  void score(int index, const matrix& rows, std::int64_t first);
+
+  [[nodiscard]] std::int64_t chunk_end(std::int64_t first, std::int64_t limit) const { return std::min(first + plan_.chunk_tokens, limit); }
+  [[nodiscard]] head_matrix queries() const;  ///< (T, n_q, D)
+  [[nodiscard]] head_matrix keys() const;     ///< (T, n_kv, D)
+  [[nodiscard]] head_matrix values() const;   ///< (T, n_kv, D)
+  [[nodiscard]] std::int32_t* chosen(int layer) const;
+
+  device_context& device_;
+  backend& kernels_;
+  stream& queue_;
+  const model_config& model_;
+  const job_plan& plan_;
+  const shard_plan& share_;
+  const strategy& strategy_;
+  const job_id job_;
+  transport& network_;
+  extent memory_;
+  prefill_workspace work_;
+  kv_shard shard_;
+  causal_runs runs_;
+};
+
+}  // namespace baton

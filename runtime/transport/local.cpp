@@ -1,0 +1,153 @@
+#include "runtime/transport/local.hpp"
+
+#include <atomic>
+#include <cstring>
+#include <utility>
+
+#include "kernels/fault.hpp"
+
+namespace baton {
+
+class local_transport final : public transport {
+ public:
+  local_transport(local_network& network, local_network::doorbell& bell, local_network::place who, int ranks, std::uint32_t attempt)
+      : network_(network), bell_(bell), who_(who), ranks_(ranks), attempt_(attempt) {
+    network_.enter(who_, bell_);
+  }
+  ~local_transport() override { network_.leave(who_, ranks_); }
+
+  transfer exchange(std::span<const outgoing_block> sends, std::span<const incoming_block> receives) override {
+    check_not_aborted();
+    for (const auto& outgoing : sends) {
+      block copied;
+      for (const auto& part : outgoing.parts) copied.bytes.insert(copied.bytes.end(), part.begin(), part.end());
+      copied.checksum = checksum_of(copied.bytes);
+      ++counts_.blocks_sent;
+      counts_.bytes_sent += static_cast<std::int64_t>(copied.bytes.size());
+      auto stamped = outgoing;
+      stamped.key.attempt = attempt_;
+      network_.deliver(stamped, std::move(copied));
+    }
+    if (receives.empty()) return {};
+    const auto id = ++last_transfer_;
+    pending_[id].assign(receives.begin(), receives.end());
+    return {*this, id};
+  }
+
+  void abort() noexcept override {
+    aborted_.store(true);
+    bell_.ring();
+  }
+
+  [[nodiscard]] transport_counts counts() const override { return counts_; }
+
+ private:
+  bool poll(std::uint64_t id) override {
+    check_not_aborted();
+    auto& waiting = pending_.at(id);
+    std::erase_if(waiting, [&](const incoming_block& incoming) {
+      if (!network_.take(who_, incoming.key, incoming.parts)) return false;
+      ++counts_.blocks_received;
+      for (const auto& part : incoming.parts) counts_.bytes_received += static_cast<std::int64_t>(part.size());
+      return true;
+    });
+    if (!waiting.empty()) return false;
+    pending_.erase(id);
+    return true;
+  }
+
+  [[nodiscard]] int missing_rank(std::uint64_t id) const override {
+    const auto found = pending_.find(id);
+    return found == pending_.end() || found->second.empty() ? -1 : found->second.front().key.source;
+  }
+
+  void cancel(std::uint64_t id) noexcept override { pending_.erase(id); }
+
+  void check_not_aborted() const {
+    if (aborted_.load()) throw fault(fault_code::cancelled, "the job was stopped");
+  }
+
+  local_network& network_;
+  local_network::doorbell& bell_;
+  const local_network::place who_;
+  const int ranks_;
+  const std::uint32_t attempt_;
+  std::atomic<bool> aborted_ = false;
+  std::uint64_t last_transfer_ = 0;
+  std::map<std::uint64_t, std::vector<incoming_block>> pending_;
+  transport_counts counts_;
+};
+
+class local_endpoint final : public endpoint {
+ public:
+  explicit local_endpoint(local_network& network) : network_(network) {}
+
+  std::unique_ptr<transport> join(job_id job, int rank, int ranks, std::uint32_t attempt) override {
+    return std::make_unique<local_transport>(network_, bell_, local_network::place{job, rank}, ranks, attempt);
+  }
+
+  void wait(std::chrono::steady_clock::time_point deadline) override {
+    std::unique_lock lock(bell_.mutex);
+    bell_.rung.wait_until(lock, deadline, [this] { return bell_.ringing; });
+    bell_.ringing = false;
+  }
+
+  void wake() override { bell_.ring(); }
+
+ private:
+  local_network& network_;
+  local_network::doorbell bell_;
+};
+
+void local_network::doorbell::ring() {
+  const std::lock_guard lock(mutex);
+  ringing = true;
+  rung.notify_one();
+}
+
+std::unique_ptr<endpoint> local_network::make_endpoint() { return std::make_unique<local_endpoint>(*this); }
+
+void local_network::deliver(const outgoing_block& outgoing, block&& b) {
+  const bool logged = outgoing.key.phase == block_phase::prefill;
+  if (logged) log_.put(outgoing.key, std::move(b));
+  const std::lock_guard lock(mutex_);
+  for (int rank = outgoing.targets.first; rank < outgoing.targets.last; ++rank) {
+    if (rank == outgoing.key.source) continue;
+    auto& box = mailboxes_[{outgoing.key.job, rank}];
+    if (!logged) box.blocks.emplace(outgoing.key, b);
+    if (box.bell) box.bell->ring();
+  }
+}
+
+bool local_network::take(const place& who, const block_key& key, std::span<const std::span<std::byte>> parts) {
+  if (key.phase == block_phase::prefill) return log_.read(key, parts);
+  block taken;
+  {
+    const std::lock_guard lock(mutex_);
+    auto& blocks = mailboxes_.at(who).blocks;
+    const auto found = blocks.find(key);
+    if (found == blocks.end()) return false;
+    taken = std::move(found->second);
+    blocks.erase(found);
+  }
+  copy_block(key, taken, parts);
+  return true;
+}
+
+void local_network::enter(const place& who, doorbell& bell) {
+  const std::lock_guard lock(mutex_);
+  mailboxes_[who].bell = &bell;
+}
+
+void local_network::leave(const place& who, int ranks) {
+  const std::lock_guard lock(mutex_);
+  mailboxes_.at(who).bell = nullptr;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto peer = mailboxes_.find({who.job, rank});
+    if (peer != mailboxes_.end() && peer->second.bell) return;
+  }
+  // The job's last rank has left: whatever was not read belongs to nobody.
+  mailboxes_.erase(mailboxes_.lower_bound({who.job, 0}), mailboxes_.lower_bound({who.job, ranks}));
+}
+
+}  // namespace baton

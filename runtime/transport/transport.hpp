@@ -1,0 +1,99 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/device/task.hpp"
+#include "runtime/transport/block.hpp"
+
+namespace baton {
+
+/// Ranks [first, last) of a job.
+struct rank_range {
+  int first = 0;
+  int last = 0;
+  [[nodiscard]] bool empty() const { return first >= last; }
+};
+
+/// A block to give away: the bytes of `parts`, device memory, one after another. They may be overwritten when the
+/// transfer is done.
+struct outgoing_block {
+  block_key key;
+  std::vector<std::span<const std::byte>> parts;
+  rank_range targets;
+};
+
+/// A block to take: its bytes fill `parts`, device memory, one after another.
+struct incoming_block {
+  block_key key;
+  std::vector<std::span<std::byte>> parts;
+};
+
+class transport;
+
+/// An exchange under way. Awaited in a pass, it suspends until everything has arrived; destroyed early, it is cancelled. Belongs to
+/// the compute thread; its transport outlives it.
+class transfer {
+ public:
+  transfer() = default;
+  transfer(transport& owner, std::uint64_t id) : owner_(&owner), id_(id) {}
+  transfer(transfer&& other) noexcept;
+  transfer& operator=(transfer&& other) noexcept;
+  ~transfer();
+
+  /// Never blocks. Throws fault(corruption | cancelled).
+  [[nodiscard]] bool done();
+  /// The rank whose block is missing, or -1.
+  [[nodiscard]] int missing_rank() const;
+
+  bool await_ready() { return done(); }
+  void await_suspend(std::coroutine_handle<task::promise_type> self) noexcept { *self.promise().place = {self, this}; }
+  void await_resume() const noexcept {}
+
+ private:
+  transport* owner_ = nullptr;  ///< null: done, nothing to wait for
+  std::uint64_t id_ = 0;
+};
+
+/// What a rank has moved so far.
+struct transport_counts {
+  std::int64_t blocks_sent = 0;
+  std::int64_t bytes_sent = 0;      ///< a block counts once, whoever reads it
+  std::int64_t blocks_received = 0;
+  std::int64_t bytes_received = 0;
+};
+
+/// One rank's part in one job, over an endpoint that the process shares. Used by the compute thread of the rank's device, except
+/// `abort`. A lost peer leaves its transfers pending; only abort and corruption throw.
+class transport {
+ public:
+  virtual ~transport() = default;
+
+  /// Returns at once. Both sides know from the plan which blocks move and how long they are; a block of another length than its
+  /// `parts` is fault(corruption).
+  [[nodiscard]] virtual transfer exchange(std::span<const outgoing_block> sends, std::span<const incoming_block> receives) = 0;
+  /// From any thread: every transfer of this rank throws fault(cancelled) from now on.
+  virtual void abort() noexcept = 0;
+  [[nodiscard]] virtual transport_counts counts() const = 0;
+
+ protected:
+  friend class transfer;
+  virtual bool poll(std::uint64_t transfer) = 0;
+  [[nodiscard]] virtual int missing_rank(std::uint64_t transfer) const = 0;
+  virtual void cancel(std::uint64_t transfer) noexcept = 0;
+};
+
+/// A device's door to the others. `wait` is the compute thread's; `wake` anybody's.
+class endpoint {
+ public:
+  virtual ~endpoint() = default;
+  [[nodiscard]] virtual std::unique_ptr<transport> join(job_id job, int rank, int ranks, std::uint32_t attempt) = 0;
+  /// Sleeps until a transfer may have moved, `wake` was called, or the deadline has passed.
+  virtual void wait(std::chrono::steady_clock::time_point deadline) = 0;
+  virtual void wake() = 0;
+};
+
+}  // namespace baton

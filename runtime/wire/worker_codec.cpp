@@ -1,0 +1,334 @@
+#include "runtime/wire/worker_codec.hpp"
+
+#include <algorithm>
+
+#include "runtime/wire/codec.hpp"
+#include "runtime/wire/plan_codec.hpp"
+
+namespace baton {
+namespace wire {
+namespace {
+
+static_assert(FAULT_CODE_INTERNAL == static_cast<int>(fault_code::internal) + 1);
+
+// ---- coordinator to worker ----
+
+void write(const assign_shard& from, AssignShard& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  to.set_attempt(from.attempt);
+  write(from.plan, *to.mutable_plan());
+  to.set_report_chosen_units(from.report_chosen_units);
+}
+
+assign_shard read(const AssignShard& in, const place& at) {
+  assign_shard assign;
+  assign.job = in.job();
+  assign.plan = read(in.plan(), at / "plan");
+  assign.rank = within(in.rank(), 0, assign.plan.ranks() - 1, at / "rank");
+  assign.attempt = in.attempt();
+  assign.report_chosen_units = in.report_chosen_units();
+  return assign;
+}
+
+void write(const shard_ids& from, ShardIds& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  to.set_first(from.first);
+  append(from.ids, *to.mutable_ids());
+}
+
+shard_ids read(const ShardIds& in, const place& at) {
+  return {.job = in.job(),
+          .rank = rank(in.rank(), at / "rank"),
+          .first = tokens(in.first(), at / "first"),
+          .ids = piece(in.ids(), at / "ids")};
+}
+
+void write(const start_shard& from, StartShard& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+}
+
+start_shard read(const StartShard& in, const place& at) {
+  return {.job = in.job(), .rank = rank(in.rank(), at / "rank")};
+}
+
+void write(const question& from, Question& to) {
+  to.set_number(from.number);
+  append(from.query_ids, *to.mutable_query_ids());
+  to.set_max_new_tokens(from.max_new_tokens);
+  append(from.stop_tokens, *to.mutable_stop_tokens());
+  write(from.sampling, *to.mutable_sampling());
+}
+
+question read(const Question& in, const place& at) {
+  return {.number = in.number(),
+          .query_ids = ids(in.query_ids(), at / "query_ids"),
+          .max_new_tokens = within(in.max_new_tokens(), 1, INT32_MAX, at / "max_new_tokens"),
+          .stop_tokens = ids(in.stop_tokens(), at / "stop_tokens"),
+          .sampling = read(in.sampling(), at / "sampling")};
+}
+
+void write(const ask_question& from, AskQuestion& to) {
+  to.set_job(from.job);
+  write(from.asked, *to.mutable_asked());
+  to.set_report_first_logits(from.report_first_logits);
+}
+
+ask_question read(const AskQuestion& in, const place& at) {
+  return {.job = in.job(), .asked = read(in.asked(), at / "asked"), .report_first_logits = in.report_first_logits()};
+}
+
+void write(const release_job& from, ReleaseJob& to) { to.set_job(from.job); }
+
+release_job read(const ReleaseJob& in, const place&) { return {.job = in.job()}; }
+
+// ---- worker to coordinator ----
+
+void write(const worker_ready& from, WorkerReady& to) {
+  to.set_node(from.node);
+  to.set_device(from.device);
+  to.set_kernel_class(from.kernel_class);
+  to.set_memory_bytes(from.memory_bytes);
+}
+
+worker_ready read(const WorkerReady& in, const place& at) {
+  return {.node = text(in.node(), at / "node"),
+          .device = text(in.device(), at / "device"),
+          .kernel_class = text(in.kernel_class(), at / "kernel_class"),
+          .memory_bytes = byte_count(in.memory_bytes(), at / "memory_bytes")};
+}
+
+void write(const shard_finished& from, ShardFinished& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  write(from.timings, *to.mutable_timings());
+}
+
+shard_finished read(const ShardFinished& in, const place& at) {
+  return {.job = in.job(), .rank = rank(in.rank(), at / "rank"), .timings = read(in.timings(), at / "timings")};
+}
+
+void write(const answer_finished& from, AnswerFinished& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  to.set_question(from.question);
+  to.set_tokens(from.tokens);
+  to.set_first_token_s(from.first_token_s);
+  write(from.timings, *to.mutable_timings());
+}
+
+answer_finished read(const AnswerFinished& in, const place& at) {
+  return {.job = in.job(),
+          .rank = rank(in.rank(), at / "rank"),
+          .question = in.question(),
+          .tokens = within(in.tokens(), 0, INT32_MAX, at / "tokens"),
+          .first_token_s = seconds(in.first_token_s(), at / "first_token_s"),
+          .timings = read(in.timings(), at / "timings")};
+}
+
+void write(const shard_failed& from, ShardFailed& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  to.set_layer(from.layer);
+  write(from.why, *to.mutable_why());
+}
+
+shard_failed read(const ShardFailed& in, const place& at) {
+  return {.job = in.job(),
+          .rank = rank(in.rank(), at / "rank"),
+          .layer = layer(in.layer(), at / "layer"),
+          .why = read(in.why(), at / "why")};
+}
+
+void write(const job_released& from, JobReleased& to) { to.set_job(from.job); }
+
+job_released read(const JobReleased& in, const place&) { return {.job = in.job()}; }
+
+/// As much of a failure's text as a reader accepts, cut between two characters: a failure must arrive.
+std::string shortened(const std::string& words) {
+  if (words.size() <= text_bytes_max) return words;
+  std::size_t end = text_bytes_max;
+  while (end > text_bytes_max - 4 && (static_cast<unsigned char>(words[end]) & 0xC0) == 0x80) --end;
+  return words.substr(0, end);
+}
+
+}  // namespace
+
+void write(const failure& from, Failure& to) {
+  to.set_code(number_of<FaultCode>(from.code));
+  to.set_what(shortened(from.what));
+  to.set_where(shortened(from.where));
+}
+
+failure read(const Failure& in, const place& at) {
+  return {.code = one_of(in.code(), fault_code::internal, at / "code"),
+          .what = text(in.what(), at / "what"),
+          .where = text(in.where(), at / "where")};
+}
+
+void write(const shard_progress& from, ShardProgress& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  to.set_layer(from.layer);
+  to.set_tokens_done(from.tokens_done);
+  to.set_waiting_for(from.waiting_for);
+  to.set_chunks(from.chunks);
+}
+
+shard_progress read(const ShardProgress& in, const place& at) {
+  return {.job = in.job(),
+          .rank = rank(in.rank(), at / "rank"),
+          .layer = layer(in.layer(), at / "layer"),
+          .tokens_done = within(in.tokens_done(), 0, INT64_MAX, at / "tokens_done"),
+          .waiting_for = within(in.waiting_for(), -1, ranks_max - 1, at / "waiting_for"),
+          .chunks = in.chunks()};
+}
+
+void write(const shard_timings& from, ShardTimings& to) {
+  append(from.phase_s, *to.mutable_phase_s());
+  to.set_compute_s(from.compute_s);
+  to.set_wait_s(from.wait_s);
+  to.set_total_s(from.total_s);
+  to.set_bytes_sent(from.bytes_sent);
+  to.set_bytes_received(from.bytes_received);
+}
+
+shard_timings read(const ShardTimings& in, const place& at) {
+  shard_timings timings;
+  if (in.phase_s_size() != static_cast<int>(phase_count)) {
+    refuse(at / "phase_s", fmt::format("{} phases; there are {}", in.phase_s_size(), phase_count));
+  }
+  for (int i = 0; i < in.phase_s_size(); ++i) {
+    timings.phase_s[static_cast<std::size_t>(i)] = seconds(in.phase_s(i), at.item("phase_s", i));
+  }
+  timings.compute_s = seconds(in.compute_s(), at / "compute_s");
+  timings.wait_s = seconds(in.wait_s(), at / "wait_s");
+  timings.total_s = seconds(in.total_s(), at / "total_s");
+  timings.bytes_sent = byte_count(in.bytes_sent(), at / "bytes_sent");
+  timings.bytes_received = byte_count(in.bytes_received(), at / "bytes_received");
+  return timings;
+}
+
+void write(const chosen_units& from, ChosenUnits& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  to.set_layer(from.layer);
+  to.set_kv_heads(from.kv_heads);
+  append(from.indices, *to.mutable_indices());
+}
+
+chosen_units read(const ChosenUnits& in, const place& at) {
+  chosen_units units{.job = in.job(),
+                     .rank = rank(in.rank(), at / "rank"),
+                     .layer = layer(in.layer(), at / "layer"),
+                     .kv_heads = within(in.kv_heads(), 1, INT32_MAX, at / "kv_heads"),
+                     .indices = ids(in.indices(), at / "indices")};
+  if (in.indices_size() % units.kv_heads != 0) {
+    refuse(at / "indices", fmt::format("{} indices are no rows for {} KV heads", in.indices_size(), units.kv_heads));
+  }
+  return units;
+}
+
+void write(const answer_token& from, AnswerToken& to) {
+  to.set_job(from.job);
+  to.set_question(from.question);
+  to.set_index(from.index);
+  to.set_token(from.token);
+}
+
+answer_token read(const AnswerToken& in, const place& at) {
+  return {.job = in.job(),
+          .question = in.question(),
+          .index = within(in.index(), 0, INT32_MAX, at / "index"),
+          .token = within(in.token(), 0, INT32_MAX, at / "token")};
+}
+
+void write(const first_logits& from, FirstLogits& to) {
+  to.set_job(from.job);
+  to.set_question(from.question);
+  to.set_first(from.first);
+  append(from.values, *to.mutable_values());
+}
+
+/// The values are whatever the model came to, not a number included: they go into a file for people.
+first_logits read(const FirstLogits& in, const place& at) {
+  if (in.values_size() > ids_per_message) {
+    refuse(at / "values", fmt::format("{} logits in one message; at most {}", in.values_size(), ids_per_message));
+  }
+  return {.job = in.job(),
+          .question = in.question(),
+          .first = tokens(in.first(), at / "first"),
+          .values = {in.values().begin(), in.values().end()}};
+}
+
+}  // namespace wire
+
+std::string encode(const worker_command& command) {
+  using namespace wire;
+  WorkerCommand to;
+  std::visit(overloaded{
+                 [&](const assign_shard& c) { write(c, *to.mutable_assign_shard()); },
+                 [&](const shard_ids& c) { write(c, *to.mutable_shard_ids()); },
+                 [&](const start_shard& c) { write(c, *to.mutable_start_shard()); },
+                 [&](const ask_question& c) { write(c, *to.mutable_ask_question()); },
+                 [&](const release_job& c) { write(c, *to.mutable_release_job()); },
+             },
+             command);
+  return to.SerializeAsString();
+}
+
+worker_command decode_worker_command(std::string_view bytes) {
+  using namespace wire;
+  const place at("worker_command");
+  const auto in = parse<WorkerCommand>(bytes, at);
+  switch (in.kind_case()) {
+    case in.kAssignShard: return read(in.assign_shard(), place("assign_shard"));
+    case in.kShardIds: return read(in.shard_ids(), place("shard_ids"));
+    case in.kStartShard: return read(in.start_shard(), place("start_shard"));
+    case in.kAskQuestion: return read(in.ask_question(), place("ask_question"));
+    case in.kReleaseJob: return read(in.release_job(), place("release_job"));
+    case in.KIND_NOT_SET: break;
+  }
+  refuse(at / "kind", "missing or unknown");
+}
+
+std::string encode(const worker_report& report) {
+  using namespace wire;
+  WorkerReport to;
+  std::visit(overloaded{
+                 [&](const worker_ready& r) { write(r, *to.mutable_worker_ready()); },
+                 [&](const shard_progress& r) { write(r, *to.mutable_shard_progress()); },
+                 [&](const shard_finished& r) { write(r, *to.mutable_shard_finished()); },
+                 [&](const chosen_units& r) { write(r, *to.mutable_chosen_units()); },
+                 [&](const answer_token& r) { write(r, *to.mutable_answer_token()); },
+                 [&](const first_logits& r) { write(r, *to.mutable_first_logits()); },
+                 [&](const answer_finished& r) { write(r, *to.mutable_answer_finished()); },
+                 [&](const shard_failed& r) { write(r, *to.mutable_shard_failed()); },
+                 [&](const job_released& r) { write(r, *to.mutable_job_released()); },
+             },
+             report);
+  return to.SerializeAsString();
+}
+
+worker_report decode_worker_report(std::string_view bytes) {
+  using namespace wire;
+  const place at("worker_report");
+  const auto in = parse<WorkerReport>(bytes, at);
+  switch (in.kind_case()) {
+    case in.kWorkerReady: return read(in.worker_ready(), place("worker_ready"));
+    case in.kShardProgress: return read(in.shard_progress(), place("shard_progress"));
+    case in.kShardFinished: return read(in.shard_finished(), place("shard_finished"));
+    case in.kChosenUnits: return read(in.chosen_units(), place("chosen_units"));
+    case in.kAnswerToken: return read(in.answer_token(), place("answer_token"));
+    case in.kFirstLogits: return read(in.first_logits(), place("first_logits"));
+    case in.kAnswerFinished: return read(in.answer_finished(), place("answer_finished"));
+    case in.kShardFailed: return read(in.shard_failed(), place("shard_failed"));
+    case in.kJobReleased: return read(in.job_released(), place("job_released"));
+    case in.KIND_NOT_SET: break;
+  }
+  refuse(at / "kind", "missing or unknown");
+}
+
+}  // namespace baton

@@ -1,0 +1,214 @@
+#include "kernels/cpu/linear.hpp"
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "kernels/cpu/isa.hpp"
+#include "kernels/fault.hpp"
+#include "tests/support/kernel_buffer.hpp"
+#include "tests/support/kernel_test.hpp"
+#include "tests/support/reference_arithmetic.hpp"
+
+namespace baton {
+namespace {
+
+std::string name_of_precision(const ::testing::TestParamInfo<element_type>& tested) {
+  return tested.param == element_type::f32 ? "f32" : "bf16";
+}
+
+/// Runs for both types of activations.
+class linear : public ::testing::TestWithParam<element_type> {
+ protected:
+  static element_type type() { return GetParam(); }
+
+  /// Types that results can have.
+  static std::vector<element_type> result_types() {
+    if (type() == element_type::f32) return {element_type::f32};
+    return {element_type::bf16, element_type::f32};
+  }
+
+  static host_matrix host(kernel_buffer& weights) {
+    const matrix view = weights.view();
+    return {view.data, view.type, view.rows, view.columns};
+  }
+
+  cpu::thread_pool pool{2};
+  cpu::linear_layers layers{pool, type()};
+};
+
+INSTANTIATE_TEST_SUITE_P(kernels, linear, ::testing::Values(element_type::f32, element_type::bf16),
+                         name_of_precision);
+
+struct sizes {
+  std::int64_t rows;
+  std::int64_t inputs;
+  std::int64_t outputs;
+};
+
+constexpr std::array all_sizes{sizes{1, 1, 1},      sizes{1, 64, 300},   sizes{5, 31, 7},      sizes{37, 64, 257},
+                               sizes{256, 80, 256}, sizes{290, 77, 513}, sizes{600, 128, 40}, sizes{33, 1001, 130}};
+
+struct inputs {
+  inputs(element_type type, const sizes& s) : x(type, s.rows, s.inputs, 3), weights(type, s.outputs, s.inputs) {
+    x.fill_random(1);
+    weights.fill_random(2);
+  }
+
+  /// x W^T in double.
+  [[nodiscard]] std::vector<std::vector<double>> product() const {
+    std::vector<std::vector<double>> columns;
+    for (std::int64_t output = 0; output < weights.view().rows; ++output) columns.push_back(weights.row(output));
+    std::vector<std::vector<double>> result;
+    for (std::int64_t row = 0; row < x.view().rows; ++row) {
+      const std::vector<double> numbers = x.row(row);
+      result.emplace_back();
+      for (const auto& column : columns) result.back().push_back(reference::dot(numbers, column));
+    }
+    return result;
+  }
+
+  mutable kernel_buffer x;
+  mutable kernel_buffer weights;
+};
+
+TEST_P(linear, equals_the_product_in_double) {
+  for (const sizes& s : all_sizes) {
+    const inputs in(type(), s);
+    const auto exact = in.product();
+    const auto packed = layers.pack(std::array{host(in.weights)});
+    for (const element_type result_type : result_types()) {
+      for (const bool accumulate : {false, true}) {
+        SCOPED_TRACE(testing::Message() << s.rows << " x " << s.inputs << " x " << s.outputs << ", accumulate " << accumulate);
+        kernel_buffer out(result_type, s.rows, s.outputs, 5);
+        out.fill_random(3);
+        kernel_buffer before(result_type, s.rows, s.outputs);
+        before.fill_random(3);
+        layers.run(in.x.view(), *packed, out.view(), accumulate);
+        for (std::int64_t row = 0; row < s.rows; ++row) {
+          std::vector<double> expected = exact[static_cast<std::size_t>(row)];
+          if (accumulate) {
+            for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += before.at(row, static_cast<std::int64_t>(i));
+          }
+          expect_close(out, row, 0, expected, 2e-5);
+          if (HasFatalFailure()) return;
+        }
+        EXPECT_TRUE(out.gaps_untouched());
+      }
+    }
+  }
+}
+
+TEST_P(linear, stacks_the_rows_of_fused_parts) {
+  const sizes s{9, 50, 700};
+  const inputs in(type(), s);
+  const auto whole = layers.pack(std::array{host(in.weights)});
+  const host_matrix all = host(in.weights);
+  const auto rows = [&](std::int64_t first, std::int64_t count) {
+    return host_matrix{static_cast<const std::byte*>(all.data) + first * s.inputs * bytes_of(all.type), all.type, count, s.inputs};
+  };
+  const auto fused = layers.pack(std::array{rows(0, 300), rows(300, 1), rows(301, 399)});
+  EXPECT_EQ(fused->outputs(), 700);
+  EXPECT_EQ(fused->inputs(), 50);
+  kernel_buffer expected(type(), s.rows, s.outputs);
+  kernel_buffer out(type(), s.rows, s.outputs);
+  layers.run(in.x.view(), *whole, expected.view(), false);
+  layers.run(in.x.view(), *fused, out.view(), false);
+  EXPECT_TRUE(out.bytes() == expected.bytes());
+}
+
+TEST_P(linear, rounds_weights_to_the_type_of_activations) {
+  const inputs in(type(), {7, 40, 60});
+  kernel_buffer exact_weights(element_type::f32, 60, 40);
+  exact_weights.fill_random(2);  // in.weights are these, rounded
+  kernel_buffer from_exact(type(), 7, 60);
+  kernel_buffer from_rounded(type(), 7, 60);
+  layers.run(in.x.view(), *layers.pack(std::array{host(exact_weights)}), from_exact.view(), false);
+  layers.run(in.x.view(), *layers.pack(std::array{host(in.weights)}), from_rounded.view(), false);
+  EXPECT_TRUE(from_exact.bytes() == from_rounded.bytes());
+}
+
+TEST_P(linear, widens_bf16_weights_exactly) {
+  kernel_buffer weights(element_type::bf16, 60, 40);
+  weights.fill_random(2);
+  kernel_buffer wide(element_type::f32, 60, 40);
+  for (std::int64_t row = 0; row < 60; ++row) {
+    for (std::int64_t column = 0; column < 40; ++column) wide.set(row, column, weights.at(row, column));
+  }
+  const inputs in(type(), {7, 40, 60});
+  kernel_buffer a(type(), 7, 60);
+  kernel_buffer b(type(), 7, 60);
+  layers.run(in.x.view(), *layers.pack(std::array{host(weights)}), a.view(), false);
+  layers.run(in.x.view(), *layers.pack(std::array{host(wide)}), b.view(), false);
+  EXPECT_TRUE(a.bytes() == b.bytes());
+}
+
+TEST_P(linear, gives_the_same_bits_with_any_number_of_threads) {
+  const sizes s{600, 70, 600};
+  const inputs in(type(), s);
+  expect_same_bits_with_any_threads([&](cpu::thread_pool& some) {
+    cpu::linear_layers own(some, type());
+    const auto packed = own.pack(std::array{host(in.weights)});
+    kernel_buffer out(type(), s.rows, s.outputs);
+    own.run(in.x.view(), *packed, out.view(), false);
+    return out.bytes();
+  });
+}
+
+TEST_P(linear, gives_a_row_the_same_bits_whatever_rows_stand_beside_it) {
+  if (!cpu::effective_isa().name.starts_with("a") || cpu::effective_isa().name == "avx2") {
+    GTEST_SKIP() << "oneDNN's matmul without AVX-512 sums in an order that depends on the number of rows";
+  }
+  for (const sizes& s : {sizes{600, 1000, 300}, sizes{600, 64, 40}}) {
+    const inputs in(type(), s);
+    const auto packed = layers.pack(std::array{host(in.weights)});
+    for (const element_type result_type : result_types()) {
+      kernel_buffer whole(result_type, s.rows, s.outputs);
+      layers.run(in.x.view(), *packed, whole.view(), false);
+      for (const std::int64_t rows : {1, 2, 7, 31, 32, 33, 100, 255, 256, 257, 300}) {
+        for (const std::int64_t first : {0, 13, 300}) {
+          kernel_buffer alone(result_type, rows, s.outputs);
+          layers.run(in.x.view().slice_rows(first, rows), *packed, alone.view(), false);
+          for (std::int64_t row = 0; row < rows; ++row) ASSERT_EQ(alone.row(row), whole.row(first + row)) << rows << " rows";
+        }
+      }
+    }
+  }
+}
+
+TEST_P(linear, says_beforehand_how_much_memory_packed_weights_take) {
+  for (const sizes& s : all_sizes) {
+    const inputs in(type(), s);
+    EXPECT_EQ(layers.pack(std::array{host(in.weights)})->bytes(), layers.packed_bytes(s.outputs, s.inputs));
+  }
+}
+
+TEST_P(linear, does_nothing_for_no_rows) {
+  const inputs in(type(), {0, 8, 8});
+  kernel_buffer out(type(), 0, 8);
+  EXPECT_NO_THROW(layers.run(in.x.view(), *layers.pack(std::array{host(in.weights)}), out.view(), false));
+}
+
+TEST_P(linear, refuses_views_that_do_not_fit_the_weights) {
+  const inputs in(type(), {3, 8, 8});
+  const auto packed = layers.pack(std::array{host(in.weights)});
+  kernel_buffer narrow(type(), 3, 7);
+  kernel_buffer few(type(), 2, 8);
+  kernel_buffer out(type(), 3, 8);
+  EXPECT_THROW(layers.run(in.x.view(), *packed, narrow.view(), false), fault);
+  EXPECT_THROW(layers.run(in.x.view(), *packed, few.view(), false), fault);
+  EXPECT_THROW(layers.run(narrow.view(), *packed, out.view(), false), fault);
+}
+
+TEST_P(linear, refuses_to_fuse_parts_of_different_widths) {
+  kernel_buffer wide(type(), 3, 8);
+  kernel_buffer narrow(type(), 3, 7);
+  EXPECT_THROW((void)layers.pack(std::array{host(wide), host(narrow)}), fault);
+  EXPECT_THROW((void)layers.pack({}), fault);
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,121 @@
+#include "runtime/cluster/worker_logic.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace baton {
+namespace {
+
+job_plan plan_of_two() {
+  plan_request request;
+  request.document_tokens = 20;
+  request.query_tokens = 2;
+  request.options.strategy = "star";
+  request.options.ranks = 2;
+  return make_job_plan(request, std::vector<device_view>{{"n", "d", "cpu"}});
+}
+
+struct worker_logic_test : testing::Test {
+  worker_logic logic{{"n", "d", "cpu", 1000}};
+
+  template <class Kind>
+  std::vector<Kind> reported() {
+    std::vector<Kind> all;
+    for (auto& action : actions) {
+      if (auto* r = std::get_if<worker_report>(&action)) {
+        if (auto* k = std::get_if<Kind>(r)) all.push_back(*k);
+      }
+    }
+    return all;
+  }
+  template <class Kind>
+  std::vector<Kind> commanded() {
+    std::vector<Kind> all;
+    for (auto& action : actions) {
+      if (auto* c = std::get_if<device_command>(&action)) {
+        if (auto* k = std::get_if<Kind>(c)) all.push_back(*k);
+      }
+    }
+    return all;
+  }
+  void take() { actions = logic.take_actions(); }
+
+  std::vector<worker_action> actions;
+};
+
+TEST_F(worker_logic_test, a_shard_starts_with_all_its_ids_in_order) {
+  logic.coordinator_said(assign_shard{5, 1, 0, plan_of_two(), true});
+  logic.coordinator_said(shard_ids{5, 1, 0, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}});
+  logic.coordinator_said(shard_ids{5, 1, 12, {13, 14, 15, 16, 17, 18, 19, 20}});
+  take();
+  EXPECT_TRUE(actions.empty());
+  logic.coordinator_said(start_shard{5, 1});
+  take();
+  ASSERT_EQ(commanded<start_prefill>().size(), 1u);
+  const auto start = commanded<start_prefill>()[0];
+  EXPECT_EQ(start.job, 5u);
+  EXPECT_EQ(start.ids.size(), 20u);
+  EXPECT_EQ(start.ids[12], 13);
+  EXPECT_TRUE(start.keep_chosen_units);
+}
+
+TEST_F(worker_logic_test, missing_and_misplaced_ids_fail_the_shard) {
+  logic.coordinator_said(assign_shard{5, 1, 0, plan_of_two(), false});
+  logic.coordinator_said(shard_ids{5, 1, 3, {1}});
+  take();
+  EXPECT_THAT(reported<shard_failed>().at(0).why.what, testing::HasSubstr("token ids at 3 came where 0 of 20"));
+  logic.coordinator_said(assign_shard{5, 1, 0, plan_of_two(), false});
+  logic.coordinator_said(shard_ids{5, 1, 0, {1}});
+  logic.coordinator_said(start_shard{5, 1});
+  take();
+  EXPECT_THAT(reported<shard_failed>().at(0).why.what, testing::HasSubstr("started with 1 of 20"));
+  EXPECT_TRUE(commanded<start_prefill>().empty());
+}
+
+TEST_F(worker_logic_test, a_release_forgets_ids_that_were_still_coming) {
+  logic.coordinator_said(assign_shard{5, 1, 0, plan_of_two(), false});
+  logic.coordinator_said(release_job{5});
+  logic.coordinator_said(shard_ids{5, 1, 0, std::vector<std::int32_t>(20)});
+  logic.coordinator_said(start_shard{5, 1});
+  take();
+  EXPECT_EQ(commanded<drop_job>().size(), 1u);
+  EXPECT_TRUE(commanded<start_prefill>().empty());
+  logic.device_said(job_dropped{5});
+  take();
+  EXPECT_EQ(reported<job_released>().size(), 1u);
+}
+
+TEST_F(worker_logic_test, what_the_device_says_becomes_reports) {
+  prefill_done done{5, 1, {}, {.bytes_sent = 100, .bytes_received = 7}, 2, {{1, 2, 3, 4}, {}}};
+  done.timings.compute_s = 1.5;
+  logic.device_said(done);
+  take();
+  ASSERT_EQ(reported<chosen_units>().size(), 1u);
+  EXPECT_EQ(reported<chosen_units>()[0].kv_heads, 2);
+  ASSERT_EQ(reported<shard_finished>().size(), 1u);
+  EXPECT_EQ(reported<shard_finished>()[0].timings.bytes_sent, 100);
+  EXPECT_DOUBLE_EQ(reported<shard_finished>()[0].timings.compute_s, 1.5);
+  logic.device_said(answer_done{5, 1, 0, 3, 0.25, {}, {.bytes_sent = 130, .bytes_received = 17}});
+  take();
+  EXPECT_EQ(reported<answer_finished>()[0].timings.bytes_sent, 30);
+  EXPECT_EQ(reported<answer_finished>()[0].timings.bytes_received, 10);
+  logic.device_said(pass_failed{5, 1, 2, fault(fault_code::device, "broken", "kernel x")});
+  take();
+  EXPECT_EQ(reported<shard_failed>()[0].layer, 2);
+  EXPECT_EQ(reported<shard_failed>()[0].why.where, "kernel x");
+}
+
+TEST_F(worker_logic_test, long_logits_go_in_pieces) {
+  logits_ready ready{5, 0, std::vector<float>(static_cast<std::size_t>(ids_per_message) + 10, 1.0f)};
+  ready.logits.back() = 3;
+  logic.device_said(ready);
+  take();
+  const auto pieces = reported<first_logits>();
+  ASSERT_EQ(pieces.size(), 2u);
+  EXPECT_EQ(pieces[1].first, ids_per_message);
+  EXPECT_EQ(pieces[1].values.size(), 10u);
+  EXPECT_EQ(pieces[1].values.back(), 3);
+}
+
+}  // namespace
+}  // namespace baton
