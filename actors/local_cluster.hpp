@@ -43,6 +43,9 @@ class local_cluster {
 
   [[nodiscard]] caf::actor_system& system() { return *system_; }
   [[nodiscard]] const coordinator_actor& coordinator() const { return coordinator_; }
+  [[nodiscard]] const std::vector<worker_actor>& workers() const { return workers_; }
+  [[nodiscard]] const relay_actor& relay() const { return relay_; }
+  [[nodiscard]] const relay_log& log() const { return log_; }
 
  private:
   struct actor_config;

@@ -105,26 +105,13 @@ const block_attention::packers& block_attention::packers_for(int dim) {
 block_attention::products block_attention::products_for(std::int64_t rows, int dim) {
   products made;
   made.rows = pieces_of(rows, row_step) * row_step;
-  matmul_shape scores{.rows = made.rows,
-                      .inputs = dim,
-                      .packed_columns = key_tile,
-                      .x_stride = dim,
-                      .out_stride = key_tile,
-                      .type = arithmetic_};
+  std::int64_t keys = 0;
   for (auto& product : made.scores) {
-    scores.columns += score_step;
-    product = &matmuls_.get(scores);
+    keys += score_step;
+    product = &matmuls_.get({made.rows, dim, keys, key_tile, arithmetic_, false});
   }
-  matmul_shape values{.rows = made.rows,
-                      .inputs = value_step,
-                      .columns = dim,
-                      .packed_columns = dim,
-                      .x_stride = key_tile,
-                      .out_stride = dim,
-                      .type = arithmetic_};
-  made.first_values = &matmuls_.get(values);
-  values.accumulate = true;
-  made.more_values = &matmuls_.get(values);
+  made.first_values = &matmuls_.get({made.rows, value_step, dim, dim, arithmetic_, false});
+  made.more_values = &matmuls_.get({made.rows, value_step, dim, dim, arithmetic_, true});
   return made;
 }
 
@@ -133,16 +120,16 @@ void block_attention::reserve_scratch(int dim) {
   const std::int64_t number_bytes = bytes_of(arithmetic_);
   const std::int64_t queries = query_tile * dim * number_bytes;
   const std::int64_t scores = std::max(query_tile * key_tile * 4, key_tile * dim * number_bytes);
-  const std::int64_t weights = arithmetic_ == element_type::f32 ? 0 : query_tile * key_tile * number_bytes;
+  const std::int64_t weights = query_tile * key_tile * number_bytes;
   const std::int64_t sums = query_tile * dim * 4;
   const std::int64_t row_numbers = query_tile * 4;
   for (scratch& own : scratch_) {
     own.memory = std::make_unique<host_memory>(static_cast<std::size_t>(queries + scores + weights + sums + 2 * row_numbers));
     own.queries = own.memory->data();
     own.scores = own.queries + queries;
-    own.weights = weights == 0 ? own.scores : own.scores + scores;
-    own.sums = own.scores + scores + weights;
-    own.reference = reinterpret_cast<float*>(own.sums + sums);
+    own.weights = own.scores + scores;
+    own.sums = reinterpret_cast<float*>(own.weights + weights);
+    own.reference = own.sums + query_tile * dim;
     own.sum = own.reference + query_tile;
   }
   scratch_dim_ = dim;
@@ -221,15 +208,16 @@ void block_attention::attend_tile(const scratch& own, int thread, const launch& 
     std::byte* tile = all.layout.tile(all.panel, kv_head, from / key_tile);
     const std::int64_t score_pieces = pieces_of(keys, score_step);
     const std::int64_t value_pieces = pieces_of(keys, value_step);
-    product.scores[static_cast<std::size_t>(score_pieces - 1)]->run(thread, own.queries, tile, own.scores);
-    const matrix scores{own.scores, element_type::f32, rows, score_pieces * score_step, key_tile};
-    const matrix weights{own.weights, arithmetic_, rows, value_pieces * value_step, key_tile};
+    auto* scores = reinterpret_cast<float*>(own.scores);
+    product.scores[static_cast<std::size_t>(score_pieces - 1)]->run(thread, own.queries, tile, scores);
+    const std::int64_t columns = score_pieces * score_step;
     const visible_keys visible{all.mask.causal ? own_key + 1 - from : keys, all.mask.causal};
-    soften(scores, all.scale_log2, visible, state, weights, sums);
+    const key_weights weights{own.weights, arithmetic_, value_step, product.rows * value_step};
+    soften({scores, element_type::f32, rows, columns, columns}, all.scale_log2, visible, state, weights, sums);
     for (std::int64_t piece = 0; piece < value_pieces; ++piece) {
       const matmul* sum_up = from == 0 && piece == 0 ? product.first_values : product.more_values;
-      sum_up->run(thread, weights.slice_columns(piece * value_step, value_step).data, all.layout.values_of(tile, piece),
-                  own.sums);
+      sum_up->run(thread, bytes_at(own.weights, arithmetic_, piece * weights.piece_numbers),
+                  all.layout.values_of(tile, piece), own.sums);
     }
   }
   finish(sums, state, head_rows(all.out, first, rows, head),

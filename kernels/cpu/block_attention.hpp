@@ -39,8 +39,8 @@ class block_attention {
     std::unique_ptr<host_memory> memory;
     std::byte* queries;  // (256, dim) in arithmetic type
     std::byte* scores;   // (256, 512) fp32; when packing: (512, dim) in arithmetic type
-    std::byte* weights;  // (256, 512) in arithmetic type; in fp32 the scores themselves
-    std::byte* sums;     // (256, dim) fp32
+    std::byte* weights;  // two of (256, 256) in arithmetic type
+    float* sums;         // (256, dim)
     float* reference;    // (256)
     float* sum;          // (256)
   };

@@ -26,8 +26,22 @@ void convert_as(const matrix& from, const matrix& to) {
   }
 }
 
+template <class To>
+void add_as(const matrix& from, const matrix& to) {
+  const float_lanes d;
+  for (std::int64_t row = 0; row < from.rows; ++row) {
+    const float* source = row_of<float>(from, row);
+    To* target = row_of<To>(to, row);
+    for_vectors(static_cast<std::size_t>(from.columns), [&](std::size_t i, auto lanes) HWY_ATTR {
+      store(d, hn::Add(load(d, source + i, lanes), load(d, target + i, lanes)), target + i, lanes);
+    });
+  }
+}
+
 }  // namespace
 
+void add_to_float(const matrix& from, const matrix& to) { add_as<float>(from, to); }
+void add_to_bf16(const matrix& from, const matrix& to) { add_as<std::uint16_t>(from, to); }
 void widen_rows(const matrix& from, const matrix& to) { convert_as<std::uint16_t, float>(from, to); }
 void round_rows(const matrix& from, const matrix& to) { convert_as<float, std::uint16_t>(from, to); }
 
@@ -39,6 +53,8 @@ namespace baton::cpu {
 
 HWY_EXPORT(widen_rows);
 HWY_EXPORT(round_rows);
+HWY_EXPORT(add_to_float);
+HWY_EXPORT(add_to_bf16);
 
 void convert(const matrix& from, const matrix& to) {
   require(from.rows == to.rows && from.columns == to.columns, "convert", "two matrices of one shape");
@@ -50,6 +66,13 @@ void convert(const matrix& from, const matrix& to) {
   for (std::int64_t row = 0; row < from.rows; ++row) {
     std::memcpy(bytes_at(to.data, to.type, row * to.stride), bytes_at(from.data, from.type, row * from.stride), row_bytes);
   }
+}
+
+void add(const matrix& from, const matrix& to) {
+  require(from.type == element_type::f32 && from.rows == to.rows && from.columns == to.columns, "add",
+          "two matrices of one shape, the first in fp32");
+  if (to.type == element_type::f32) return HWY_DYNAMIC_DISPATCH(add_to_float)(from, to);
+  HWY_DYNAMIC_DISPATCH(add_to_bf16)(from, to);
 }
 
 }  // namespace baton::cpu

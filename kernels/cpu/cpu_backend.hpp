@@ -12,7 +12,7 @@ struct cpu_options {
   element_type activation = element_type::bf16;  ///< f32 for verification
   /// Cores that the backend's own threads keep to; empty: any. The compute thread that launches belongs to its owner, who
   /// pins it with `keep_to`.
-  std::vector<int> cores;
+  std::vector<int> cores{};
 };
 
 /// A set of cores and threads as a device. Launches run before they return, so streams and events are formalities. Device memory is

@@ -1,7 +1,6 @@
 #include "kernels/cpu/linear.hpp"
 
 #include <algorithm>
-#include <array>
 #include <optional>
 
 #include "kernels/cpu/convert.hpp"
@@ -11,16 +10,10 @@
 namespace baton::cpu {
 namespace {
 
-constexpr std::int64_t tile_rows = 256;
+constexpr std::int64_t tile_rows = 128;
 constexpr std::int64_t panel_columns = 256;
 
 std::int64_t tiles_of(std::int64_t count, std::int64_t tile) { return (count + tile - 1) / tile; }
-
-/// Rows are cut into whole tiles, then the largest multiple of 32, then the rest: few different matmuls for all lengths.
-std::int64_t next_rows(std::int64_t left) {
-  if (left >= tile_rows) return tile_rows;
-  return left >= 32 ? left / 32 * 32 : left;
-}
 
 /// Plain rows without gaps.
 matrix dense(void* data, element_type type, std::int64_t rows, std::int64_t columns) {
@@ -35,6 +28,7 @@ class linear_layers::packed final : public packed_weights {
   packed(std::int64_t outputs, std::int64_t inputs, element_type type)
       : outputs_(outputs),
         inputs_(inputs),
+        type_(type),
         full_bytes_(outputs >= panel_columns ? weight_format(inputs, panel_columns, type).bytes() : 0),
         memory_(bytes_for(outputs, inputs, type)) {}
 
@@ -49,6 +43,8 @@ class linear_layers::packed final : public packed_weights {
   [[nodiscard]] std::int64_t inputs() const override { return inputs_; }
   [[nodiscard]] std::size_t bytes() const override { return memory_.bytes(); }
 
+  [[nodiscard]] element_type type() const { return type_; }
+  [[nodiscard]] std::int64_t panels() const { return tiles_of(outputs_, panel_columns); }
   [[nodiscard]] std::byte* panel(std::int64_t index) const {
     return memory_.data() + static_cast<std::size_t>(index) * full_bytes_;
   }
@@ -59,6 +55,7 @@ class linear_layers::packed final : public packed_weights {
  private:
   std::int64_t outputs_;
   std::int64_t inputs_;
+  element_type type_;
   std::size_t full_bytes_;
   host_memory memory_;
 };
@@ -93,7 +90,7 @@ std::unique_ptr<packed_weights> linear_layers::pack(std::span<const host_matrix>
   std::int64_t packer_columns = 0;
   auto part = parts.begin();
   std::int64_t part_row = 0;
-  for (std::int64_t index = 0; index < tiles_of(outputs, panel_columns); ++index) {
+  for (std::int64_t index = 0; index < weights->panels(); ++index) {
     const std::int64_t columns = weights->columns_of(index);
     const matrix panel = dense(rounded.data(), activations_, columns, inputs);
     for (std::int64_t row = 0; row < columns;) {
@@ -120,74 +117,75 @@ std::unique_ptr<packed_weights> linear_layers::pack(std::span<const host_matrix>
 }
 
 void linear_layers::reserve_scratch(std::int64_t inputs) {
-  const auto x_bytes = static_cast<std::size_t>(tile_rows * inputs * 4);
-  if (scratch_.front().x && scratch_.front().x->bytes() >= x_bytes) return;
+  const auto x_bytes = static_cast<std::size_t>(tile_rows * inputs * bytes_of(arithmetic_));
   for (scratch& own : scratch_) {
-    own.x = std::make_unique<host_memory>(x_bytes);
-    own.out = std::make_unique<host_memory>(static_cast<std::size_t>(tile_rows * panel_columns * 4));
+    if (!own.product) {
+      own.product = std::make_unique<host_memory>(static_cast<std::size_t>(tile_rows * panel_columns * 4));
+    }
+    if (!own.x || own.x->bytes() < x_bytes) own.x = std::make_unique<host_memory>(x_bytes);
   }
+}
+
+/// Some rows of a launch and what multiplies them.
+struct linear_layers::tile {
+  std::int64_t first = 0;
+  std::int64_t rows = 0;
+  const matmul* full_panel = nullptr;
+  const matmul* last_panel = nullptr;
+};
+
+linear_layers::tile linear_layers::tile_from(std::int64_t first, std::int64_t rows_left, const packed& weights) {
+  // Whole tiles, then the largest multiple of 32, then the rest: few different matmuls serve all lengths.
+  const std::int64_t rows = rows_left >= tile_rows ? tile_rows : rows_left >= 32 ? rows_left / 32 * 32 : rows_left;
+  const auto with_columns = [&](std::int64_t columns) {
+    return &matmuls_.get({rows, weights.inputs(), columns, columns, arithmetic_, false});
+  };
+  const matmul* last = with_columns(weights.columns_of(weights.panels() - 1));
+  return {first, rows, weights.panels() > 1 ? with_columns(panel_columns) : last, last};
 }
 
 void linear_layers::run(const matrix& x, const packed_weights& w, const matrix& out, bool accumulate) {
   const auto* weights = dynamic_cast<const packed*>(&w);
   require(weights != nullptr, "linear", "weights that a CPU backend packed");
+  require(weights->type() == arithmetic_, "linear", "weights that were packed for this type of activations");
   require(x.type == activations_ && x.columns == w.inputs(), "linear", "inputs of the weights' width in activation type");
   require(out.rows == x.rows && out.columns == w.outputs(), "linear", "outputs for each row of inputs, of the weights' height");
   require(out.type == activations_ || out.type == element_type::f32, "linear", "outputs in activation type or fp32");
   if (x.rows == 0) return;
-  const bool widen = arithmetic_ != activations_;
-  if (widen) reserve_scratch(x.columns);
+  reserve_scratch(x.columns);
 
-  struct row_tile {
-    std::int64_t first;
-    std::int64_t rows;
-    const matmul* full;
-    const matmul* last;  // of the last panel, which may have fewer columns
-  };
-  const std::int64_t panels = tiles_of(w.outputs(), panel_columns);
-  const auto tile_at = [&](std::int64_t first) {
-    const std::int64_t rows = next_rows(x.rows - first);
-    matmul_shape shape{.rows = rows,
-                       .inputs = x.columns,
-                       .x_stride = widen ? x.columns : x.stride,
-                       .type = arithmetic_,
-                       .out_type = widen ? element_type::f32 : out.type,
-                       .accumulate = accumulate};
-    const auto with_columns = [&](std::int64_t columns) {
-      shape.columns = shape.packed_columns = columns;
-      shape.out_stride = widen ? columns : out.stride;
-      return &matmuls_.get(shape);
-    };
-    const matmul* last = with_columns(weights->columns_of(panels - 1));
-    return row_tile{first, rows, panels > 1 ? with_columns(panel_columns) : last, last};
-  };
   // All tiles but the last two are alike.
   const std::int64_t full_tiles = x.rows / tile_rows;
-  const row_tile full = full_tiles > 0 ? tile_at(0) : row_tile{};
-  std::array<row_tile, 2> rest{};
-  std::int64_t rest_tiles = 0;
-  for (std::int64_t first = full_tiles * tile_rows; first < x.rows; first += rest[rest_tiles++].rows) {
-    rest[static_cast<std::size_t>(rest_tiles)] = tile_at(first);
+  const tile full = full_tiles > 0 ? tile_from(0, tile_rows, *weights) : tile{};
+  std::vector<tile> rest;
+  for (std::int64_t first = full_tiles * tile_rows; first < x.rows; first += rest.back().rows) {
+    rest.push_back(tile_from(first, x.rows - first, *weights));
   }
-  const std::int64_t tiles = full_tiles + rest_tiles;
+  const std::int64_t tiles = full_tiles + static_cast<std::int64_t>(rest.size());
 
   // Panel by panel, so that threads share the weights that are in cache.
-  pool_.parallel_for(tiles * panels, [&](std::int64_t index, int thread) {
+  pool_.parallel_for(tiles * weights->panels(), [&](std::int64_t index, int thread) {
     const std::int64_t panel = index / tiles;
-    const std::int64_t tile_index = index % tiles;
-    row_tile tile = tile_index < full_tiles ? full : rest[static_cast<std::size_t>(tile_index - full_tiles)];
-    if (tile_index < full_tiles) tile.first = tile_index * tile_rows;
-    const matmul& product = panel == panels - 1 ? *tile.last : *tile.full;
-    const matrix x_tile = x.slice_rows(tile.first, tile.rows);
-    const matrix out_tile = out.slice_rows(tile.first, tile.rows).slice_columns(panel * panel_columns, weights->columns_of(panel));
-    if (!widen) return product.run(thread, x_tile.data, weights->panel(panel), out_tile.data);
+    const std::int64_t place = index % tiles;
+    const tile& kind = place < full_tiles ? full : rest[static_cast<std::size_t>(place - full_tiles)];
+    const std::int64_t first = place < full_tiles ? place * tile_rows : kind.first;
     const scratch& own = scratch_[static_cast<std::size_t>(thread)];
-    const matrix wide_x = dense(own.x->data(), element_type::f32, tile.rows, x.columns);
-    const matrix wide_out = dense(own.out->data(), element_type::f32, tile.rows, out_tile.columns);
-    convert(x_tile, wide_x);
-    if (accumulate) convert(out_tile, wide_out);
-    product.run(thread, wide_x.data, weights->panel(panel), wide_out.data);
-    convert(wide_out, out_tile);
+
+    matrix x_tile = x.slice_rows(first, kind.rows);
+    if (x.type != arithmetic_ || x.stride != x.columns) {
+      const matrix plain = dense(own.x->data(), arithmetic_, kind.rows, x.columns);
+      convert(x_tile, plain);
+      x_tile = plain;
+    }
+    const std::int64_t columns = weights->columns_of(panel);
+    const matrix out_tile = out.slice_rows(first, kind.rows).slice_columns(panel * panel_columns, columns);
+    const matmul& multiply = panel == weights->panels() - 1 ? *kind.last_panel : *kind.full_panel;
+    if (out.type == element_type::f32 && out.stride == columns && !accumulate) {
+      return multiply.run(thread, x_tile.data, weights->panel(panel), static_cast<float*>(out_tile.data));
+    }
+    const matrix product = dense(own.product->data(), element_type::f32, kind.rows, columns);
+    multiply.run(thread, x_tile.data, weights->panel(panel), static_cast<float*>(product.data));
+    accumulate ? add(product, out_tile) : convert(product, out_tile);
   });
 }
 

@@ -30,16 +30,18 @@ class linear_layers {
 
  private:
   class packed;
+  struct tile;
   struct scratch {
-    std::unique_ptr<host_memory> x;
-    std::unique_ptr<host_memory> out;
+    std::unique_ptr<host_memory> x;        // (128, inputs) in arithmetic type, where x cannot be read in place
+    std::unique_ptr<host_memory> product;  // (128, 256) fp32
   };
 
   void reserve_scratch(std::int64_t inputs);
+  tile tile_from(std::int64_t first, std::int64_t rows_left, const packed& weights);
 
   thread_pool& pool_;
   element_type activations_;
-  element_type arithmetic_;  // fp32 where the CPU cannot multiply bf16: then tiles are widened in scratch
+  element_type arithmetic_;  // fp32 where the CPU cannot multiply bf16
   matmul_cache matmuls_;
   std::vector<scratch> scratch_;  // one per thread
 };

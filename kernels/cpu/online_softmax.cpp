@@ -123,28 +123,31 @@ HWY_INLINE void multiply(float* row, std::size_t count, float factor) {
 
 template <class T>
 void soften_as(const matrix& scores, float scale, const visible_keys& visible, const softmax_rows& state,
-               const matrix& weights, const matrix& sums) {
-  const auto columns = static_cast<std::size_t>(weights.columns);
+               const key_weights& weights, const matrix& sums) {
+  const auto piece_keys = static_cast<std::size_t>(weights.piece_keys);
   for (std::int64_t row = 0; row < scores.rows; ++row) {
     const float* from = row_of<float>(scores, row);
-    T* to = row_of<T>(weights, row);
+    T* to = static_cast<T*>(weights.data) + row * weights.piece_keys;
     const std::int64_t seen = visible.of_first_row + (visible.causal ? row : 0);
     const auto count = static_cast<std::size_t>(std::clamp<std::int64_t>(seen, 0, scores.columns));
-    if (count == 0) {
-      std::fill(to, to + columns, T{0});
-      continue;
-    }
     float& reference = state.reference[row];
     float& sum = state.sum[row];
-    const float moved = std::max(reference, std::ceil(scale * largest(from, count)));
-    if (moved > reference) {
-      const float factor = std::exp2(reference - moved);
-      // Before the first key there is nothing to rescale, and the sums may hold anything.
-      if (sum > 0) multiply(row_of<float>(sums, row), static_cast<std::size_t>(sums.columns), factor);
-      sum *= factor;
-      reference = moved;
+    if (count > 0) {
+      const float moved = std::ceil(scale * largest(from, count));
+      if (moved > reference) {
+        const float factor = std::exp2(reference - moved);
+        // Before the first key there is nothing to rescale, and the sums may hold anything.
+        if (sum > 0) multiply(row_of<float>(sums, row), static_cast<std::size_t>(sums.columns), factor);
+        sum *= factor;
+        reference = moved;
+      }
     }
-    sum += raise(from, count, columns, power_of_two(scale, reference), to);
+    const power_of_two power(scale, reference);
+    for (std::size_t first = 0; first < static_cast<std::size_t>(scores.columns); first += piece_keys) {
+      const std::size_t seen_here = std::clamp(count, first, first + piece_keys) - first;
+      sum += raise(from + first, seen_here, piece_keys, power, to);
+      to += weights.piece_numbers;
+    }
   }
 }
 
@@ -185,7 +188,7 @@ void finish_as(const matrix& sums, const softmax_rows& state, const matrix& out,
 }  // namespace
 
 void soften_tile(const matrix& scores, float scale, const visible_keys& visible, const softmax_rows& state,
-                 const matrix& weights, const matrix& sums) {
+                 const key_weights& weights, const matrix& sums) {
   if (weights.type == element_type::f32) {
     soften_as<float>(scores, scale, visible, state, weights, sums);
   } else {
@@ -217,7 +220,7 @@ void softmax_rows::clear(std::int64_t rows) const {
 }
 
 void soften(const matrix& scores, float scale_log2, const visible_keys& visible, const softmax_rows& state,
-            const matrix& weights, const matrix& sums) {
+            const key_weights& weights, const matrix& sums) {
   HWY_DYNAMIC_DISPATCH(soften_tile)(scores, scale_log2, visible, state, weights, sums);
 }
 

@@ -26,13 +26,20 @@ struct visible_keys {
   bool causal = false;
 };
 
-/// One key tile. weights[r, k] = 2^(scale_log2 scores[r, k] - reference[r]), relative error below 1e-6 in fp32, and 0 for keys that the row
-/// does not see; rows of `sums` (fp32, the weighted values of earlier tiles) are rescaled where the reference moved.
-/// scores (rows, columns) fp32, weights (rows, at least those columns) bf16 or fp32, columns a multiple of 32; fp32 weights may be
-/// the scores themselves.
-/// |scale_log2 scores| must stay below 2^21.
+/// Where the weights of a tile's keys go: pieces of `piece_keys` keys (a multiple of 32), each (rows, piece_keys) without gaps,
+/// `piece_numbers` numbers apart; bf16 or fp32.
+struct key_weights {
+  void* data = nullptr;
+  element_type type = element_type::f32;
+  std::int64_t piece_keys = 0;
+  std::int64_t piece_numbers = 0;
+};
+
+/// One key tile. A key's weight is 2^(scale_log2 score - reference), relative error below 1e-6 in fp32, and 0 where the row does not
+/// see the key, up to the end of the last piece. Rows of `sums` (fp32, the weighted values of earlier tiles) are rescaled where the
+/// reference moved. scores (rows, columns) fp32, columns a multiple of 32; |scale_log2 score| must stay below 2^21.
 void soften(const matrix& scores, float scale_log2, const visible_keys& visible, const softmax_rows& state,
-            const matrix& weights, const matrix& sums);
+            const key_weights& weights, const matrix& sums);
 
 /// After the last tile: outputs and log-sum-exps of the rows, alone or merged with those that stand in `out` and `log_sum_exp`.
 /// sums (rows, dim) fp32, out (rows, dim) activations, log_sum_exp (rows, 1) fp32. Rows without keys give 0 and -inf.

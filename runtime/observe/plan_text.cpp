@@ -61,18 +61,20 @@ std::string heading(const job_plan& plan, int columns) {
   const auto device_count = static_cast<std::int64_t>(places.size());
   std::string text = labelled("strategy", fmt::format("{}, {} on {}", printable(plan.strategy), count_of(plan.ranks(), "rank"),
                                                       count_of(device_count, "device")), columns);
-  text += labelled("document", fmt::format("{}, {} of them the opening; query {}; chunks of {}", count_of(plan.document_tokens, "token"),
+  text += labelled("document", fmt::format("{} (opening {}), query {}, chunks of {}", count_of(plan.document_tokens, "token"),
                                            format_count(plan.system_tokens), count_of(plan.query_tokens, "token"),
                                            format_count(plan.chunk_tokens)), columns);
   if (plan.ranks() > 1) {
-    text += labelled("anchor block", plan.anchor_tokens == 0 ? "none" : count_of(plan.anchor_tokens, "token"), columns);
+    std::string anchor = plan.anchor_tokens == 0 ? "none" : count_of(plan.anchor_tokens, "token");
+    if (std::ranges::any_of(plan.shards, &shard_plan::anchor_aside)) anchor += "; rank 0 computes it aside, to score with its query";
+    text += labelled("anchor block", anchor, columns);
   }
   if (plan.compressor == compressor_kind::none) {
     text += labelled("compressor", "none: no KV units are passed on", columns);
   } else {
     const std::string why = plan.compressor_reason.empty() ? "as asked for" : printable(plan.compressor_reason);
-    text += labelled("compressor", fmt::format("{} ({}); {} per KV head of a rank", name_of(plan.compressor), why,
-                                               count_of(plan.passing_tokens, "unit")), columns);
+    text += labelled("compressor", fmt::format("{} ({})", name_of(plan.compressor), why), columns);
+    text += labelled("passes", fmt::format("{} per KV head of a rank", count_of(plan.passing_tokens, "unit")), columns);
   }
   if (!plan.kernel_class.empty()) text += labelled("kernel class", printable(plan.kernel_class), columns);
   return text;
@@ -85,16 +87,20 @@ std::string blocks_table(const job_plan& plan, int columns) {
     blocks.push_back(runs_text(shard.block));
     block_width = std::max(block_width, blocks.back().size());
   }
-  // Rank, three counts and the gaps take 35 columns; a device's name needs some as well.
-  block_width = std::min(block_width, static_cast<std::size_t>(columns - 43));
-  const int place_width = columns - 35 - static_cast<int>(block_width);
-  std::string text = fmt::format("{:>5}  {:>{}}  {:>7}  {:>6}  {:>8} {}\n", "rank", "block", block_width, "anchor", "passes", "receives",
-                                 shortened("device", place_width));
+  // Rank, three counts and the gaps take 36 columns; a device's name needs some as well.
+  block_width = std::min(block_width, static_cast<std::size_t>(columns - 44));
+  const int place_width = columns - 36 - static_cast<int>(block_width);
+  const auto row = [&](const auto& rank, std::string_view block, std::string_view anchor, std::string_view passes, std::string_view receives,
+                       std::string_view place) {
+    const auto line = fmt::format("{:>5}  {:>{}}  {:>7}  {:>6}  {:>9} {}", rank, shortened(block, static_cast<int>(block_width)), block_width,
+                                  anchor, passes, receives, shortened(place, place_width));
+    return shortened(line, columns) + '\n';
+  };
+  std::string text = row("rank", "block", "anchor", "passes", "receives", "device");
   for (std::size_t h = 0; h < plan.shards.size(); ++h) {
     const auto& shard = plan.shards[h];
-    text += fmt::format("{:>5}  {:>{}}  {:>7}  {:>6}  {:>8} {}\n", shard.rank, shortened(blocks[h], static_cast<int>(block_width)), block_width,
-                        format_count(shard.anchor_tokens), format_count(shard.compressed_units), format_count(shard.passing_units),
-                        shortened(place_of(shard.node, shard.device), place_width));
+    text += row(shard.rank, blocks[h], format_count(shard.anchor_tokens), format_count(shard.compressed_units),
+                format_count(shard.passing_units), place_of(shard.node, shard.device));
   }
   return text;
 }
@@ -103,7 +109,8 @@ std::string memory_table(const plan_costs& costs, int columns) {
   const int place_width = columns - 55;
   const auto row = [&](std::string_view weights, std::string_view kv, std::string_view workspace, std::string_view fixed, std::string_view total,
                        std::string_view place) {
-    return fmt::format("{:>10} {:>10} {:>10} {:>10} {:>10} {}\n", weights, kv, workspace, fixed, total, shortened(place, place_width));
+    const auto line = fmt::format("{:>10} {:>10} {:>10} {:>10} {:>10} {}", weights, kv, workspace, fixed, total, shortened(place, place_width));
+    return shortened(line, columns) + '\n';
   };
   std::string text = row("weights", "KV", "workspace", "scratch", "total", "device");
   for (const auto& device : costs.devices) {

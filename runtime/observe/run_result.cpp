@@ -154,7 +154,7 @@ std::string comparison_text(const run_result& a, const run_result& b) {
   if (a.prefill_s > 0 && b.prefill_s > 0) {
     const bool faster = a.prefill_s <= b.prefill_s;
     const double ratio = faster ? b.prefill_s / a.prefill_s : a.prefill_s / b.prefill_s;
-    text += fmt::format("; {} is {:.2f} x {} than {}", name_a, ratio, faster ? "faster" : "slower", name_b);
+    text += ratio < 1.005 ? "; as fast as each other" : fmt::format("; {} is {:.2f} x {} than {}", name_a, ratio, faster ? "faster" : "slower", name_b);
   }
   return text + '\n';
 }

@@ -19,8 +19,8 @@ inline constexpr int ranks_max = 65535;                ///< a block's key holds 
 inline constexpr int layers_max = 65536;
 inline constexpr std::size_t text_bytes_max = 4096;
 
-/// Where in a message a value stands. Lives on the stack and points at its parent, so that a path costs nothing until a value
-/// is refused.
+/// Where in a message a value stands. Lives on the stack and points at its parent, so that a path costs nothing until a
+/// value is refused.
 class place {
  public:
   explicit place(std::string_view message) : name_(message) {}

@@ -4,7 +4,7 @@
 #include "runtime/wire/checks.hpp"
 #include "runtime/wire/plan.pb.h"
 
-/// plan.proto for the codecs of the conversations. `write` fills a message; `read` checks one, of which `at` is the place. A
+/// plan.proto for the codecs of the conversations. `write` fills a message; `read` checks one, whose place is `at`. A
 /// part that is missing reads as one that is empty, and no part is valid empty.
 namespace baton::wire {
 

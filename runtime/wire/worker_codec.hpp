@@ -4,7 +4,7 @@
 #include "runtime/wire/checks.hpp"
 #include "runtime/wire/worker.pb.h"
 
-/// The parts of worker.proto that clients hear of too. `write` fills a message; `read` checks one, of which `at` is the place.
+/// The parts of worker.proto that clients hear of too. `write` fills a message; `read` checks one, whose place is `at`.
 namespace baton::wire {
 
 void write(const failure& from, Failure& to);

@@ -93,7 +93,7 @@ TEST_P(linear, equals_the_product_in_double) {
           if (accumulate) {
             for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += before.at(row, static_cast<std::int64_t>(i));
           }
-          expect_close(out, row, 0, expected, 2e-5);
+          expect_close(out, row, 0, expected, 5e-5);
           if (HasFatalFailure()) return;
         }
         EXPECT_TRUE(out.gaps_untouched());

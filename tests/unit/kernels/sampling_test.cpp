@@ -105,7 +105,8 @@ TEST(sample_top_p, never_leaves_the_smallest_set_that_is_probable_enough) {
 TEST(sample_top_p, orders_equal_logits_by_id) {
   const std::vector<float> logits(8, 1.5f);
   for (int id = 0; id < 8; ++id) {
-    EXPECT_EQ(top_p(logits, 1, 1, (static_cast<float>(id) + 0.5f) / 8), id);
+    EXPECT_EQ(top_p(logits, 1, 1, static_cast<float>(id) / 8), id) << "where its share begins";
+    EXPECT_EQ(top_p(logits, 1, 1, (static_cast<float>(id) + 0.99f) / 8), id) << "where it ends";
   }
   EXPECT_EQ(top_p(logits, 1, 0.3f, 0.99f), 2) << "three of eight make 0.3";
 }

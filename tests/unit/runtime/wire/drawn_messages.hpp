@@ -10,7 +10,7 @@
 
 #include "runtime/cluster/messages.hpp"
 
-/// Valid messages for property tests: draw<assign_shard>() inside a property, and so on for every message and part of one.
+/// Valid messages for property tests: draw<assign_shard>() inside a property, and so on for every message and part.
 namespace baton {
 
 template <typename Message>

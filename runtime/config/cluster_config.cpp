@@ -1,0 +1,263 @@
+#include "runtime/config/cluster_config.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <set>
+#include <system_error>
+#include <tuple>
+#include <utility>
+
+#include "kernels/fault.hpp"
+#include "runtime/config/config_reader.hpp"
+#include "runtime/config/yaml_tree.hpp"
+#include "runtime/strategy/strategy.hpp"
+
+namespace baton {
+namespace {
+
+namespace fs = std::filesystem;
+using config::config_section;
+using config::config_value;
+
+constexpr std::int64_t tokens_max = std::numeric_limits<std::int32_t>::max();  // positions are 32-bit numbers
+constexpr int ranks_max = 65'535;
+constexpr std::int64_t chunk_tokens_max = std::int64_t{1} << 20;
+constexpr int threads_max = 1024;
+constexpr int core_max = 1023;  // of a cpu_set_t
+constexpr std::int64_t mebibyte = std::int64_t{1} << 20;
+constexpr std::int64_t tebibyte = std::int64_t{1} << 40;
+constexpr int hour_ms = 3'600'000;
+const std::string directory_advice = "the folder of a model, with config.json and model.safetensors";
+constexpr std::string_view system_place = "{system}";
+
+fs::path resolved(const fs::path& directory, const fs::path& base) {
+  std::error_code ignored;
+  if (directory.is_absolute() || fs::exists(directory, ignored)) return directory;
+  const fs::path below = base / directory;
+  const fs::path absolute = fs::absolute(below, ignored);
+  return (ignored ? below : absolute).lexically_normal();
+}
+
+/// Names stand in tables, traces and messages.
+std::string read_name(const config_value& value) {
+  constexpr std::size_t length_max = 64;
+  std::string name = value.text();
+  const bool fits = !name.empty() && name.size() <= length_max && std::ranges::all_of(name, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+  });
+  if (!fits) value.expected(fmt::format("a name of 1 to {} letters, digits, '.', '_' or '-'", length_max));
+  return name;
+}
+
+prompt_format read_prompt(const config_value& value) {
+  if (value.node().kind == yaml_node::kind_type::mapping) {
+    return config::section([](config_section& in) {
+      prompt_format format{.name = "custom", .opening = {}, .opening_with_system = {}, .query_prefix = "\n\n", .query_suffix = {}};
+      in.read("opening", format.opening, config::text());
+      in.read("opening_with_system", format.opening_with_system, config::text());
+      in.read("query_prefix", format.query_prefix, config::text());
+      in.read("query_suffix", format.query_suffix, config::text());
+      if (!format.opening_with_system.empty() && format.opening_with_system.find(system_place) == std::string::npos) {
+        in.refuse("opening_with_system", "it must say {system} where the system prompt goes");
+      }
+      return format;
+    })(value);
+  }
+  const bool is_text = value.node().kind == yaml_node::kind_type::text;
+  const prompt_format* preset = is_text ? find_prompt_format(value.node().text) : nullptr;
+  if (preset == nullptr) {
+    value.expected(fmt::format("one of {}, or a mapping of opening, query_prefix and query_suffix", prompt_format_names()));
+  }
+  return *preset;
+}
+
+model_source read_model(config_section& in, const fs::path& base) {
+  model_source model;
+  const auto directory = [&](const config_value& value) {
+    const std::string text = value.text();
+    if (text.empty() || text.find('\0') != std::string::npos) value.expected(directory_advice);
+    return resolved(text, base);
+  };
+  in.require("directory", model.directory, directory, directory_advice);
+  in.read("precision", model.precision, config::one_of<element_type>({{"bf16", element_type::bf16}, {"fp32", element_type::f32}}));
+  in.read("prompt", model.prompt, read_prompt);
+  in.read("system_prompt", model.system_prompt, config::text());
+  if (!model.system_prompt.empty() && model.prompt.opening_with_system.empty()) {
+    in.refuse("system_prompt", fmt::format("the prompt format {} has no place for a system prompt", model.prompt.name));
+  }
+  return model;
+}
+
+auto strategy_name() {
+  std::vector<std::pair<std::string_view, std::string>> choices;
+  for (const std::string_view name : strategy_names()) choices.emplace_back(name, name);
+  return config::one_of(std::move(choices));
+}
+
+auto compressor_name() {
+  std::vector<std::pair<std::string_view, std::optional<compressor_kind>>> choices{{"auto", std::nullopt}};
+  for (const auto kind : {compressor_kind::retaining_heads, compressor_kind::query_key, compressor_kind::recent,
+                          compressor_kind::random}) {
+    choices.emplace_back(name_of(kind), kind);
+  }
+  return config::one_of(std::move(choices));
+}
+
+void settle_ranks(const config_section& in, job_options& job) {
+  const std::string_view said = in.has("ranks") ? "ranks" : "block_tokens";
+  if (!job.block_tokens.empty()) {
+    const auto blocks = job.block_tokens.size();
+    if (blocks > ranks_max) in.refuse("block_tokens", fmt::format("{} lengths are too many; at most {}", blocks, ranks_max));
+    const auto sum = std::accumulate(job.block_tokens.begin(), job.block_tokens.end(), std::int64_t{0});
+    if (sum > tokens_max) {
+      in.refuse("block_tokens", fmt::format("the lengths add up to {}; a document has at most {} tokens", sum, tokens_max));
+    }
+    if (!in.has("ranks")) job.ranks = static_cast<int>(blocks);
+    if (job.ranks != static_cast<int>(blocks)) {
+      in.refuse("block_tokens", fmt::format("{} lengths for {} ranks; give one for each", blocks, job.ranks));
+    }
+  }
+  if (job.ranks != 1 && !find_strategy(job.strategy).splits()) {
+    in.refuse(said, fmt::format("strategy {} runs on one rank, not on {}", job.strategy, job.ranks));
+  }
+}
+
+job_options read_job(config_section& in) {
+  job_options job;
+  const auto tokens_or_auto = config::auto_or(std::optional<std::int64_t>{}, config::whole(std::int64_t{0}, tokens_max));
+  in.read("strategy", job.strategy, strategy_name());
+  in.read("ranks", job.ranks, config::whole(1, ranks_max));
+  in.read("anchor_tokens", job.anchor_tokens, tokens_or_auto);
+  in.read("passing_tokens", job.passing_tokens, tokens_or_auto);
+  in.read("block_tokens", job.block_tokens, config::list(0, config::whole(std::int64_t{1}, tokens_max)));
+  in.read("compressor", job.compressor, compressor_name());
+  in.read("compressor_seed", job.compressor_seed, config::seed());
+  in.read("chunk_tokens", job.chunk_tokens, config::whole(std::int64_t{1}, chunk_tokens_max));
+  in.read("max_new_tokens", job.max_new_tokens, config::whole(1, std::numeric_limits<int>::max()));
+  in.read("temperature", job.sampling.temperature, config::real(0, 100, "between 0 and 100"));
+  in.read("top_p", job.sampling.top_p, config::real(std::numeric_limits<float>::min(), 1, "above 0 and at most 1"));
+  in.read("seed", job.sampling.seed, config::seed());
+  settle_ranks(in, job);
+  return job;
+}
+
+std::vector<int> read_cores(const config_value& value) {
+  std::vector<int> cores;
+  std::set<int> seen;
+  for (const config_value& entry : value.list(0)) {
+    cores.push_back(config::whole(0, core_max)(entry));
+    if (!seen.insert(cores.back()).second) entry.refuse(fmt::format("core {} is in this list already", cores.back()));
+  }
+  return cores;
+}
+
+cpu_device_config read_device(config_section& in) {
+  cpu_device_config device{.name = {}, .cores = {}};
+  std::string kind;
+  in.read("name", device.name, read_name);
+  in.read("kind", kind, config::one_of<std::string>({{"cpu", "cpu"}}));
+  in.read("threads", device.threads, config::auto_or(0, config::whole(1, threads_max)));
+  in.read("cores", device.cores, read_cores);
+  in.read("memory", device.memory_bytes, config::auto_or(std::int64_t{0}, config::bytes(mebibyte, 1024 * tebibyte)));
+  if (!device.cores.empty() && device.threads > static_cast<int>(device.cores.size())) {
+    in.refuse("threads", fmt::format("{} threads cannot run at once on {} cores; list more cores, or auto", device.threads,
+                                     device.cores.size()));
+  }
+  return device;
+}
+
+relay_config read_relay(config_section& in) {
+  relay_config relay;
+  in.read("log_memory", relay.log_bytes_max, config::bytes(1, 1024 * tebibyte));
+  return relay;
+}
+
+node_config read_node(config_section& in) {
+  node_config node{.name = {}, .relay = {}};
+  in.read("name", node.name, read_name);
+  in.read("relay", node.relay, config::section(read_relay));
+  in.read("devices", node.devices, config::named_sections("cpu", read_device));
+  return node;
+}
+
+std::int64_t read_positions_max(config_section& in) {
+  std::int64_t positions_max = 0;
+  in.read("positions_max", positions_max, config::auto_or(std::int64_t{0}, config::whole(std::int64_t{1}, tokens_max)));
+  return positions_max;
+}
+
+timeouts_config read_timeouts(config_section& in) {
+  timeouts_config timeouts;
+  in.read("progress", timeouts.progress_ms, config::duration_ms(10, 500));
+  in.read("silence", timeouts.silence_ms, config::duration_ms(100, hour_ms));
+  in.read("startup", timeouts.startup_ms, config::duration_ms(100, hour_ms));
+  in.read("shutdown", timeouts.shutdown_ms, config::duration_ms(100, hour_ms));
+  if (timeouts.silence_ms < 2 * timeouts.progress_ms) {
+    in.refuse("silence", fmt::format("{} ms is too short for workers that report every {} ms; at least twice as long",
+                                     timeouts.silence_ms, timeouts.progress_ms));
+  }
+  return timeouts;
+}
+
+cluster_config read_cluster(config_section& in, const fs::path& base) {
+  cluster_config cluster;
+  in.require("model", cluster.model, config::section([&](config_section& model) { return read_model(model, base); }),
+             "at least model.directory, " + directory_advice);
+  in.read("job", cluster.job, config::section(read_job));
+  in.read("nodes", cluster.nodes, config::named_sections("node", read_node));
+  in.read("limits", cluster.positions_max, config::section(read_positions_max));
+  in.read("timeouts", cluster.timeouts, config::section(read_timeouts));
+  return cluster;
+}
+
+/// One byte more than may be parsed, so that a file that is too long is seen without reading all of it.
+std::string read_file(const fs::path& file) {
+  const auto refuse = [&](const std::string& why) {
+    throw fault(fault_code::bad_input, "cannot be read: " + why, file.string());
+  };
+  std::error_code ignored;
+  if (fs::is_directory(file, ignored)) refuse("it is a folder; give a YAML file, such as configs/quickstart.yaml");
+  errno = 0;
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) refuse(std::strerror(errno));
+  std::string text(yaml_bytes_max + 1, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (stream.bad()) refuse(std::strerror(errno));
+  text.resize(static_cast<std::size_t>(stream.gcount()));
+  return text;
+}
+
+}  // namespace
+
+bool model_source::operator==(const model_source& other) const {
+  const auto fields = [](const model_source& m) {
+    return std::tie(m.directory, m.precision, m.prompt.name, m.prompt.opening, m.prompt.opening_with_system,
+                    m.prompt.query_prefix, m.prompt.query_suffix, m.system_prompt);
+  };
+  return fields(*this) == fields(other);
+}
+
+cluster_config load_cluster_config(const fs::path& file) {
+  return parse_cluster_config(read_file(file), file.string(), file.parent_path());
+}
+
+cluster_config parse_cluster_config(std::string_view yaml, const std::string& file_name, const fs::path& base_directory) {
+  const yaml_document document = parse_yaml(yaml, file_name);
+  const config_value root(document);
+  if (document.root.kind == yaml_node::kind_type::nothing) {
+    root.refuse("nothing is in this file; give at least model.directory, " + directory_advice);
+  }
+  auto cluster = config::section([&](config_section& in) { return read_cluster(in, base_directory); })(root);
+  cluster.source_file = file_name;
+  return cluster;
+}
+
+}  // namespace baton

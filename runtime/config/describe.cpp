@@ -1,0 +1,102 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "runtime/config/cluster_config.hpp"
+#include "runtime/config/units.hpp"
+
+namespace baton {
+namespace {
+
+/// In double quotes, where YAML takes every character either as it is or escaped.
+std::string in_quotes(std::string_view text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '\n') {
+      result += "\\n";
+    } else if (c == '"' || c == '\\') {
+      result += {'\\', c};
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      result += fmt::format("\\x{:02X}", static_cast<unsigned char>(c));
+    } else {
+      result += c;
+    }
+  }
+  return result + '"';
+}
+
+/// `auto` in the place of what stands for it.
+std::string or_auto(const std::optional<std::int64_t>& number) { return number ? std::to_string(*number) : "auto"; }
+std::string or_auto(std::int64_t number) { return number != 0 ? std::to_string(number) : "auto"; }
+
+std::string describe(const prompt_format& prompt) {
+  if (find_prompt_format(prompt.name) != nullptr) return fmt::format("  prompt: {}\n", prompt.name);
+  return fmt::format(
+      "  prompt:\n"
+      "    opening: {}\n"
+      "    opening_with_system: {}\n"
+      "    query_prefix: {}\n"
+      "    query_suffix: {}\n",
+      in_quotes(prompt.opening), in_quotes(prompt.opening_with_system), in_quotes(prompt.query_prefix), in_quotes(prompt.query_suffix));
+}
+
+std::string describe(const model_source& model) {
+  return fmt::format("model:\n  directory: {}\n  precision: {}\n{}  system_prompt: {}\n", in_quotes(model.directory.string()),
+                     model.precision == element_type::bf16 ? "bf16" : "fp32", describe(model.prompt), in_quotes(model.system_prompt));
+}
+
+std::string describe(const job_options& job) {
+  return fmt::format(
+      "job:\n"
+      "  strategy: {}\n"
+      "  ranks: {}\n"
+      "  anchor_tokens: {}\n"
+      "  passing_tokens: {}\n"
+      "  block_tokens: [{}]\n"
+      "  compressor: {}\n"
+      "  compressor_seed: {}\n"
+      "  chunk_tokens: {}\n"
+      "  max_new_tokens: {}\n"
+      "  temperature: {}\n"
+      "  top_p: {}\n"
+      "  seed: {}\n",
+      job.strategy, job.ranks, or_auto(job.anchor_tokens), or_auto(job.passing_tokens), fmt::join(job.block_tokens, ", "),
+      job.compressor ? name_of(*job.compressor) : "auto", job.compressor_seed, job.chunk_tokens, job.max_new_tokens,
+      job.sampling.temperature, job.sampling.top_p, job.sampling.seed);
+}
+
+std::string describe(const node_config& node) {
+  std::string text = fmt::format("  - name: {}\n    relay:\n      log_memory: {}\n    devices:\n", in_quotes(node.name),
+                                 yaml_bytes(node.relay.log_bytes_max));
+  for (const auto& device : node.devices) {
+    text += fmt::format(
+        "      - name: {}\n"
+        "        kind: cpu\n"
+        "        threads: {}\n"
+        "        cores: [{}]\n"
+        "        memory: {}\n",
+        in_quotes(device.name), or_auto(device.threads), fmt::join(device.cores, ", "),
+        device.memory_bytes != 0 ? yaml_bytes(device.memory_bytes) : "auto");
+  }
+  return text;
+}
+
+std::string describe(const timeouts_config& timeouts) {
+  return fmt::format("timeouts:\n  progress: {}\n  silence: {}\n  startup: {}\n  shutdown: {}\n",
+                     format_duration_ms(timeouts.progress_ms), format_duration_ms(timeouts.silence_ms),
+                     format_duration_ms(timeouts.startup_ms), format_duration_ms(timeouts.shutdown_ms));
+}
+
+}  // namespace
+
+std::string describe(const cluster_config& config) {
+  std::string text = describe(config.model) + describe(config.job) + "nodes:\n";
+  for (const auto& node : config.nodes) text += describe(node);
+  text += fmt::format("limits:\n  positions_max: {}\n", or_auto(config.positions_max));
+  return text + describe(config.timeouts);
+}
+
+}  // namespace baton
