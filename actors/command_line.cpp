@@ -15,18 +15,27 @@ Examples:
   baton plan --config configs/quickstart.yaml --document report.txt --question "Who signed it?" --ranks 4)";
 
 void add_job_options(CLI::App& app, run_options& o) {
-  app.add_option("--config", o.config, "YAML file: model, job defaults, nodes and devices")->required()->type_name("FILE");
+  app.add_option("--config", o.config, "YAML file: model, job defaults, nodes and devices")
+      ->required()
+      ->type_name("FILE");
   app.add_option("--model", o.model, "checkpoint directory in place of the file's")->type_name("DIR");
-  auto* document = app.add_option("--document", o.document, "UTF-8 text to prefill; - reads standard input")->type_name("FILE|-");
+  auto* document =
+      app.add_option("--document", o.document, "UTF-8 text to prefill; - reads standard input")->type_name("FILE|-");
   auto* question = app.add_option("--question", o.question, "what to ask about it")->type_name("TEXT");
-  auto* tokens = app.add_option("--tokens", o.tokens, R"(token ids in place of text: {"document_ids": [], "query_ids": [], "system_tokens": s})")
-                     ->type_name("FILE.json");
+  auto* tokens =
+      app.add_option("--tokens", o.tokens,
+                     R"(token ids in place of text: {"document_ids": [], "query_ids": [], "system_tokens": s})")
+          ->type_name("FILE.json");
   tokens->excludes(document)->excludes(question);
   app.add_option("--strategy", o.strategy, "full, star or apb")->type_name("S");
   app.add_option("--ranks", o.ranks, "shares of the document, H")->type_name("H");
   app.add_option("--anchor-tokens", o.anchor_tokens, "length of the anchor block, l_a; 0: none")->type_name("N");
-  app.add_option("--passing-tokens", o.passing_tokens, "units per KV head that a rank passes on, l_p; 0: none")->type_name("N");
-  app.add_option("--block-tokens", o.block_tokens, "lengths of the local blocks, one a rank; they add up to the document")->delimiter(',')->type_name("A,B,…");
+  app.add_option("--passing-tokens", o.passing_tokens, "units per KV head that a rank passes on, l_p; 0: none")
+      ->type_name("N");
+  app.add_option("--block-tokens", o.block_tokens,
+                 "lengths of the local blocks, one a rank; they add up to the document")
+      ->delimiter(',')
+      ->type_name("A,B,…");
   app.add_option("--compressor", o.compressor, "auto, retaining_heads, query_key, recent or random")->type_name("C");
   app.add_option("--compressor-seed", o.compressor_seed, "of the random compressor")->type_name("N");
   app.add_option("--precision", o.precision, "bf16, or fp32 to verify")->type_name("P");
@@ -43,13 +52,16 @@ void add_job_options(CLI::App& app, run_options& o) {
 
 command_line parse_command_line(int argc, char** argv) {
   command_line line;
-  CLI::App app{"Baton spreads the prefill of one long document over many devices with APB and answers questions about it."};
+  CLI::App app{
+      "Baton spreads the prefill of one long document over many devices with APB and answers questions about it."};
   app.require_subcommand(1);
   app.set_help_all_flag("--help-all", "help of all commands");
   auto* run = app.add_subcommand("run", "prefill a document, answer a question, print what each rank did");
   add_job_options(*run, line.run);
-  run->add_option("--compare", line.run.compare, "runs this strategy too, and prints both answers and the ratio")->type_name("STRATEGY");
-  run->add_option("--dump", line.run.dump, "writes the first answer token's logits and the chosen units there")->type_name("FILE.safetensors");
+  run->add_option("--compare", line.run.compare, "runs this strategy too, and prints both answers and the ratio")
+      ->type_name("STRATEGY");
+  run->add_option("--dump", line.run.dump, "writes the first answer token's logits and the chosen units there")
+      ->type_name("FILE.safetensors");
   run->add_flag("--quiet", line.run.quiet, "prints the answer and nothing else");
   auto* plan = app.add_subcommand("plan", "print blocks, devices, memory, messages and bytes of a job; run nothing");
   add_job_options(*plan, line.run);
@@ -92,6 +104,14 @@ cluster_config configuration_of(const run_options& o) {
     job.ranks = 1;
     job.block_tokens.clear();
   }
+  const auto& how = find_strategy(job.strategy);
+  const auto needs_blocks = [&](bool given, const char* option) {
+    if (given && !how.compresses())
+      throw fault(fault_code::bad_input, "means nothing to strategy " + job.strategy, option);
+  };
+  needs_blocks(o.anchor_tokens.has_value(), "--anchor-tokens");
+  needs_blocks(o.passing_tokens.has_value(), "--passing-tokens");
+  needs_blocks(o.compressor.has_value(), "--compressor");
   if (o.anchor_tokens) job.anchor_tokens = *o.anchor_tokens;
   if (o.passing_tokens) job.passing_tokens = *o.passing_tokens;
   if (o.compressor) {
@@ -104,7 +124,8 @@ cluster_config configuration_of(const run_options& o) {
   if (o.top_p) job.sampling.top_p = *o.top_p;
   if (o.seed) job.sampling.seed = *o.seed;
   if (o.threads) {
-    if (*o.threads < 1 || *o.threads > 1024) throw fault(fault_code::bad_input, std::to_string(*o.threads) + "; between 1 and 1024", "--threads");
+    if (*o.threads < 1 || *o.threads > 1024)
+      throw fault(fault_code::bad_input, std::to_string(*o.threads) + "; between 1 and 1024", "--threads");
     for (auto& node : config.nodes) {
       for (auto& device : node.devices) {
         device.threads = *o.threads;

@@ -21,7 +21,8 @@ coordinator_actor::behavior_type coordinator_state::make_behavior() {
       [this](const worker_actor& worker, const worker_report_bytes& m) {
         hear(worker.address(), [&] {
           const auto report = decode_worker_report(m.bytes);
-          if (const auto* who = std::get_if<worker_ready>(&report)) logic_.worker_joined(join(peer_kind::worker, worker, workers_), *who, now_s());
+          if (const auto* who = std::get_if<worker_ready>(&report))
+            logic_.worker_joined(join(peer_kind::worker, worker, workers_), *who, now_s());
         });
       },
       [this](const worker_report_bytes& m) {
@@ -32,7 +33,8 @@ coordinator_actor::behavior_type coordinator_state::make_behavior() {
       [this](const relay_actor& relay, const relay_report_bytes& m) {
         hear(relay.address(), [&] {
           const auto report = decode_relay_report(m.bytes);
-          if (const auto* who = std::get_if<relay_ready>(&report)) logic_.relay_joined(join(peer_kind::relay, relay, relays_), *who, now_s());
+          if (const auto* who = std::get_if<relay_ready>(&report))
+            logic_.relay_joined(join(peer_kind::relay, relay, relays_), *who, now_s());
         });
       },
       [this](const relay_report_bytes& m) {
@@ -48,7 +50,8 @@ coordinator_actor::behavior_type coordinator_state::make_behavior() {
       },
       [this](const client_request_bytes& m) {
         hear(sender_address(), [&] {
-          if (const auto id = sender(peer_kind::client)) logic_.client_said(id, decode_client_request(m.bytes), now_s());
+          if (const auto id = sender(peer_kind::client))
+            logic_.client_said(id, decode_client_request(m.bytes), now_s());
         });
       },
       [this](tick_atom) {
@@ -77,7 +80,9 @@ void coordinator_state::hear(const caf::actor_addr& from, Work&& work) {
   });
 }
 
-caf::actor_addr coordinator_state::sender_address() { return caf::actor_cast<caf::actor_addr>(self_->current_sender()); }
+caf::actor_addr coordinator_state::sender_address() {
+  return caf::actor_cast<caf::actor_addr>(self_->current_sender());
+}
 
 template <class Handle>
 peer_id coordinator_state::join(peer_kind kind, const Handle& handle, std::map<peer_id, Handle>& handles) {
@@ -113,11 +118,14 @@ void coordinator_state::lost(const caf::actor_addr& who, const std::string& why)
 void coordinator_state::act() {
   for (const auto& action : logic_.take_actions()) {
     if (const auto* w = std::get_if<to_worker>(&action)) {
-      if (const auto to = workers_.find(w->worker); to != workers_.end()) self_->send(to->second, worker_command_bytes{encode(w->command)});
+      if (const auto to = workers_.find(w->worker); to != workers_.end())
+        self_->send(to->second, worker_command_bytes{encode(w->command)});
     } else if (const auto* r = std::get_if<to_relay>(&action)) {
-      if (const auto to = relays_.find(r->relay); to != relays_.end()) self_->send(to->second, relay_command_bytes{encode(r->command)});
+      if (const auto to = relays_.find(r->relay); to != relays_.end())
+        self_->send(to->second, relay_command_bytes{encode(r->command)});
     } else if (const auto* c = std::get_if<to_client>(&action)) {
-      if (const auto to = clients_.find(c->client); to != clients_.end()) self_->send(to->second, client_update_bytes{encode(c->update)});
+      if (const auto to = clients_.find(c->client); to != clients_.end())
+        self_->send(to->second, client_update_bytes{encode(c->update)});
     }
   }
 }

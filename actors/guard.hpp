@@ -1,7 +1,8 @@
 #pragma once
 
-#include <caf/all.hpp>
 #include <exception>
+
+#include <caf/all.hpp>
 
 namespace baton::actors {
 

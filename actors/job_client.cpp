@@ -60,20 +60,25 @@ job_client::job_client(caf::actor_system& system, const coordinator_actor& coord
 
 job_client::~job_client() { caf::anon_send_exit(self_, caf::exit_reason::user_shutdown); }
 
-void job_client::submit(submit_job request, std::span<const std::int32_t> document, std::span<const std::int32_t> query) {
+void job_client::submit(submit_job request, std::span<const std::int32_t> document,
+                        std::span<const std::int32_t> query) {
   const std::string name = request.request_id;
   caf::anon_send(coordinator_, self_, client_request_bytes{encode(client_request(std::move(request)))});
   std::int64_t sent = 0;
   for (const auto ids : {document, query}) {
     for (std::size_t first = 0; first < ids.size(); first += ids_per_message) {
       const auto piece = ids.subspan(first, std::min<std::size_t>(ids_per_message, ids.size() - first));
-      caf::anon_send(coordinator_, self_, client_request_bytes{encode(client_request(submit_ids{name, sent, {piece.begin(), piece.end()}}))});
+      caf::anon_send(
+          coordinator_, self_,
+          client_request_bytes{encode(client_request(submit_ids{name, sent, {piece.begin(), piece.end()}}))});
       sent += static_cast<std::int64_t>(piece.size());
     }
   }
 }
 
-void job_client::cancel(job_id job) { caf::anon_send(coordinator_, self_, client_request_bytes{encode(client_request(cancel_job{job}))}); }
+void job_client::cancel(job_id job) {
+  caf::anon_send(coordinator_, self_, client_request_bytes{encode(client_request(cancel_job{job}))});
+}
 
 std::optional<client_update> job_client::next(std::chrono::milliseconds patience) { return inbox_->take(patience); }
 

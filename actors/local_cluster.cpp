@@ -1,9 +1,9 @@
 #include "actors/local_cluster.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <thread>
+
+#include <fmt/format.h>
 
 #include "actors/coordinator.hpp"
 #include "actors/relay.hpp"
@@ -30,7 +30,8 @@ struct local_cluster::actor_config : caf::actor_system_config {
 
 local_devices::local_devices(const cluster_config& config) {
   if (config.nodes.size() != 1) {
-    throw fault(fault_code::bad_input, fmt::format("one process holds one node, {} are declared", config.nodes.size()), config.source_file.string());
+    throw fault(fault_code::bad_input, fmt::format("one process holds one node, {} are declared", config.nodes.size()),
+                config.source_file.string());
   }
   const auto& node = config.nodes.front();
   for (const auto& device : node.devices) {
@@ -47,13 +48,15 @@ local_devices::local_devices(const cluster_config& config) {
   }
 }
 
-cost_basis basis_of(local_devices& devices, const checkpoint& model, std::int64_t positions, std::int64_t chunk_tokens) {
+cost_basis basis_of(local_devices& devices, const checkpoint& model, std::int64_t positions,
+                    std::int64_t chunk_tokens) {
   auto& kernels = devices.kernels(0);
   device_options options;
   options.positions_max = positions;
   options.chunk_tokens_max = chunk_rows(chunk_tokens);
   return {&kernels, &model.config(), static_cast<std::int64_t>(model_weights::bytes_needed(kernels, model)),
-          static_cast<std::int64_t>(device_context::fixed_bytes(kernels, model.config(), model.retaining_width(), options))};
+          static_cast<std::int64_t>(
+              device_context::fixed_bytes(kernels, model.config(), model.retaining_width(), options))};
 }
 
 local_cluster::local_cluster(const cluster_config& config, const checkpoint& model, local_devices& devices,
@@ -108,8 +111,9 @@ void local_cluster::wait_until_joined(std::chrono::milliseconds patience) {
                  [&](const caf::error& why) { error = system_->render(why); });
     if (workers == workers_.size() && relays == 1) return;
     if (std::chrono::steady_clock::now() > deadline) {
-      throw fault(fault_code::deadline, fmt::format("{} of {} workers and {} of 1 relays joined within {} ms{}", workers, workers_.size(),
-                                                    relays, patience.count(), error.empty() ? "" : " (" + error + ")"),
+      throw fault(fault_code::deadline,
+                  fmt::format("{} of {} workers and {} of 1 relays joined within {} ms{}", workers, workers_.size(),
+                              relays, patience.count(), error.empty() ? "" : " (" + error + ")"),
                   "startup");
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(2));

@@ -35,8 +35,8 @@ class local_devices {
 class local_cluster {
  public:
   /// `arena_bytes` has one entry per device. Throws fault(out_of_memory | bad_input | deadline).
-  local_cluster(const cluster_config& config, const checkpoint& model, local_devices& devices, std::span<const std::int64_t> arena_bytes,
-                std::int64_t positions);
+  local_cluster(const cluster_config& config, const checkpoint& model, local_devices& devices,
+                std::span<const std::int64_t> arena_bytes, std::int64_t positions);
   ~local_cluster();
   local_cluster(const local_cluster&) = delete;
   local_cluster& operator=(const local_cluster&) = delete;
@@ -50,8 +50,8 @@ class local_cluster {
  private:
   struct actor_config;
 
-  void start(const cluster_config& config, const checkpoint& model, local_devices& devices, std::span<const std::int64_t> arena_bytes,
-             std::int64_t positions);
+  void start(const cluster_config& config, const checkpoint& model, local_devices& devices,
+             std::span<const std::int64_t> arena_bytes, std::int64_t positions);
   void wait_until_joined(std::chrono::milliseconds patience);
   void shut_down();
 

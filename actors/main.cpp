@@ -1,6 +1,6 @@
-#include <fmt/format.h>
-
 #include <exception>
+
+#include <fmt/format.h>
 
 #include "actors/command_line.hpp"
 #include "actors/run_command.hpp"
@@ -21,7 +21,8 @@ int check_config(const std::filesystem::path& file) {
 }
 
 int version() {
-  fmt::print("baton {}\ncpu: {}, oneDNN {}\n", baton::version_text, baton::cpu::effective_isa().name, baton::cpu::onednn_version());
+  fmt::print("baton {}\ncpu: {}, oneDNN {}\n", baton::version_text, baton::cpu::effective_isa().name,
+             baton::cpu::onednn_version());
   return 0;
 }
 

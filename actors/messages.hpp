@@ -1,7 +1,8 @@
 #pragma once
 
-#include <caf/all.hpp>
 #include <string>
+
+#include <caf/all.hpp>
 
 /// The actors' typed interfaces. Between actors every conversation travels as the protobuf bytes of runtime/wire, so that one
 /// schema exists, whether a peer lives in this process or in another. All messages are one-way: an answer is a message of
@@ -60,27 +61,28 @@ using device_atom = caf::atom_constant<caf::atom("device")>;
 /// How many workers and relays have joined.
 using count_atom = caf::atom_constant<caf::atom("count")>;
 
-using worker_actor = caf::typed_actor<caf::reacts_to<worker_command_bytes>, caf::reacts_to<device_atom>, caf::reacts_to<tick_atom>>;
+using worker_actor =
+    caf::typed_actor<caf::reacts_to<worker_command_bytes>, caf::reacts_to<device_atom>, caf::reacts_to<tick_atom>>;
 using relay_actor = caf::typed_actor<caf::reacts_to<relay_command_bytes>>;
 using client_actor = caf::typed_actor<caf::reacts_to<client_update_bytes>>;
 /// A peer joins with its first message and a handle to answer it; the coordinator monitors it from then on.
 using coordinator_actor =
     caf::typed_actor<caf::reacts_to<worker_actor, worker_report_bytes>, caf::reacts_to<worker_report_bytes>,
                      caf::reacts_to<relay_actor, relay_report_bytes>, caf::reacts_to<relay_report_bytes>,
-                     caf::reacts_to<client_actor, client_request_bytes>, caf::reacts_to<client_request_bytes>, caf::reacts_to<tick_atom>,
-                     caf::replies_to<count_atom>::with<std::uint64_t, std::uint64_t>>;
+                     caf::reacts_to<client_actor, client_request_bytes>, caf::reacts_to<client_request_bytes>,
+                     caf::reacts_to<tick_atom>, caf::replies_to<count_atom>::with<std::uint64_t, std::uint64_t>>;
 
 }  // namespace baton::actors
 
 CAF_BEGIN_TYPE_ID_BLOCK(baton, caf::first_custom_type_id)
-  CAF_ADD_TYPE_ID(baton, (baton::actors::worker_command_bytes))
-  CAF_ADD_TYPE_ID(baton, (baton::actors::worker_report_bytes))
-  CAF_ADD_TYPE_ID(baton, (baton::actors::relay_command_bytes))
-  CAF_ADD_TYPE_ID(baton, (baton::actors::relay_report_bytes))
-  CAF_ADD_TYPE_ID(baton, (baton::actors::client_request_bytes))
-  CAF_ADD_TYPE_ID(baton, (baton::actors::client_update_bytes))
-  CAF_ADD_TYPE_ID(baton, (baton::actors::worker_actor))
-  CAF_ADD_TYPE_ID(baton, (baton::actors::relay_actor))
-  CAF_ADD_TYPE_ID(baton, (baton::actors::client_actor))
-  CAF_ADD_TYPE_ID(baton, (baton::actors::coordinator_actor))
+CAF_ADD_TYPE_ID(baton, (baton::actors::worker_command_bytes))
+CAF_ADD_TYPE_ID(baton, (baton::actors::worker_report_bytes))
+CAF_ADD_TYPE_ID(baton, (baton::actors::relay_command_bytes))
+CAF_ADD_TYPE_ID(baton, (baton::actors::relay_report_bytes))
+CAF_ADD_TYPE_ID(baton, (baton::actors::client_request_bytes))
+CAF_ADD_TYPE_ID(baton, (baton::actors::client_update_bytes))
+CAF_ADD_TYPE_ID(baton, (baton::actors::worker_actor))
+CAF_ADD_TYPE_ID(baton, (baton::actors::relay_actor))
+CAF_ADD_TYPE_ID(baton, (baton::actors::client_actor))
+CAF_ADD_TYPE_ID(baton, (baton::actors::coordinator_actor))
 CAF_END_TYPE_ID_BLOCK(baton)

@@ -9,6 +9,7 @@ namespace baton::actors {
 
 /// Spawns a node's KV relay, which admits and drops whole logs; `log`, shared with the node's transport, outlives it. It
 /// joins the coordinator and ends when that does.
-relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coordinator, const std::string& node, relay_log& log);
+relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coordinator, const std::string& node,
+                        relay_log& log);
 
 }  // namespace baton::actors

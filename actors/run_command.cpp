@@ -1,14 +1,14 @@
 #include "actors/run_command.hpp"
 
-#include <fmt/format.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <optional>
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "actors/job_client.hpp"
 #include "actors/job_input.hpp"
@@ -52,7 +52,12 @@ prepared_run prepare(const run_options& options) {
   auto model = checkpoint::open(config.model.directory);
   std::optional<tokenizer> words;
   const auto tokenizer_file = config.model.directory / "tokenizer.json";
-  if (!options.tokens || std::filesystem::exists(tokenizer_file)) words = tokenizer::load(tokenizer_file);
+  try {
+    words = tokenizer::load(tokenizer_file);
+  } catch (const fault&) {
+    // Token ids need no words; without them the answer has no text.
+    if (!options.tokens) throw;
+  }
   auto input = read_prompt(options, config, model.config(), words ? &*words : nullptr);
   local_devices devices(config);
   return {std::move(config), std::move(model), std::move(words), std::move(input), std::move(devices)};
@@ -69,7 +74,8 @@ std::int64_t positions_needed(const prepared_run& run, const job_options& job) {
 
 costed_plan plan_of(prepared_run& run, const job_options& job) {
   const std::int64_t model_positions = run.model.config().max_positions;
-  const std::int64_t limit = run.config.positions_max > 0 ? std::min(run.config.positions_max, model_positions) : model_positions;
+  const std::int64_t limit =
+      run.config.positions_max > 0 ? std::min(run.config.positions_max, model_positions) : model_positions;
   auto plan = make_job_plan({.document_tokens = static_cast<std::int64_t>(run.input.document_ids.size()),
                              .query_tokens = static_cast<std::int64_t>(run.input.query_ids.size()),
                              .system_tokens = run.input.system_tokens,
@@ -97,7 +103,8 @@ std::vector<std::int64_t> arenas_for(const prepared_run& run, std::span<const co
     needed += needed / 16 + (std::int64_t{1} << 20);
     if (device.memory_bytes > 0 && needed > device.memory_bytes) {
       throw fault(fault_code::bad_input,
-                  fmt::format("the job needs {} of KV and workspace there, memory is {}; raise it, add devices, or shorten the document",
+                  fmt::format("the job needs {} of KV and workspace there, memory is {}; raise it, add devices, or "
+                              "shorten the document",
                               format_bytes(needed), format_bytes(device.memory_bytes)),
                   fmt::format("device {}/{}", node.name, device.name));
     }
@@ -126,7 +133,8 @@ struct finished_job {
 };
 
 /// Submits one job and follows it to its end. Throws fault: bad_input where the coordinator refuses it.
-finished_job follow(local_cluster& cluster, const prepared_run& run, const job_options& job, bool dump, run_view& view, const plan_costs& costs) {
+finished_job follow(local_cluster& cluster, const prepared_run& run, const job_options& job, bool dump, run_view& view,
+                    const plan_costs& costs) {
   job_client client(cluster.system(), cluster.coordinator());
   submit_job request;
   request.request_id = "run-" + job.strategy;
@@ -172,7 +180,8 @@ finished_job follow(local_cluster& cluster, const prepared_run& run, const job_o
       done.selected.push_back({units->layer, units->rank, units->kv_heads, units->indices});
     } else if (const auto* failed = std::get_if<job_failed>(&*update)) {
       view.answer_done();
-      throw fault(failed->why.code == fault_code::bad_input ? fault_code::internal : failed->why.code, failed->why.what, failed->why.where);
+      throw fault(failed->why.code == fault_code::bad_input ? fault_code::internal : failed->why.code, failed->why.what,
+                  failed->why.where);
     } else if (const auto* finished = std::get_if<job_finished>(&*update)) {
       if (text) say(text->finish());
       view.answer_done();
@@ -192,8 +201,10 @@ void write_json(const std::filesystem::path& path, const nlohmann::json& json) {
 void check_writable(const char* option, const std::optional<std::filesystem::path>& path) {
   if (!path) return;
   const auto folder = path->has_parent_path() ? path->parent_path() : std::filesystem::path(".");
-  if (!std::filesystem::is_directory(folder) || access(folder.c_str(), W_OK) != 0 || std::filesystem::is_directory(*path)) {
-    throw fault(fault_code::bad_input, "cannot be written; is its folder there?", fmt::format("{} {}", option, path->string()));
+  if (!std::filesystem::is_directory(folder) || access(folder.c_str(), W_OK) != 0 ||
+      std::filesystem::is_directory(*path)) {
+    throw fault(fault_code::bad_input, "cannot be written; is its folder there?",
+                fmt::format("{} {}", option, path->string()));
   }
 }
 
@@ -223,7 +234,7 @@ int run_command(const run_options& options) {
   stop_on_interrupt();
   try {
     run_view view(stderr, stdout, terminal_view(options.quiet));
-    if (!run->words) view.message("the model has no tokenizer.json: the answer is shown as token ids only");
+    if (!run->words) view.message("no tokenizer could be loaded: the answer has ids and no text");
     std::int64_t positions = 0;
     for (const auto& job : jobs) positions = std::max(positions, positions_needed(*run, job));
     local_cluster cluster(run->config, run->model, run->devices, arenas, positions);

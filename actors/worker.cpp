@@ -43,10 +43,13 @@ class worker_state {
         logic_({options.device.node, options.device.name, options.kernels->kernel_class(),
                 static_cast<std::int64_t>(options.device.memory_bytes)}),
         // The compute thread holds an address, not a handle: a handle would keep the actor alive that owns the thread.
-        loop_(*device_, *network_, [this, me = caf::actor_cast<caf::actor_addr>(caf::actor_cast<caf::strong_actor_ptr>(self))](device_event event) {
-          if (!inbox_.put(std::move(event))) return;
-          if (const auto worker = caf::actor_cast<caf::strong_actor_ptr>(me)) caf::anon_send(caf::actor_cast<worker_actor>(worker), device_atom::value);
-        }) {
+        loop_(*device_, *network_,
+              [this, me = caf::actor_cast<caf::actor_addr>(caf::actor_cast<caf::strong_actor_ptr>(self))](
+                  device_event event) {
+                if (!inbox_.put(std::move(event))) return;
+                if (const auto worker = caf::actor_cast<caf::strong_actor_ptr>(me))
+                  caf::anon_send(caf::actor_cast<worker_actor>(worker), device_atom::value);
+              }) {
     self_->monitor(coordinator_);
     self_->set_down_handler([self](caf::down_msg& down) { self->quit(down.reason); });
   }
@@ -100,8 +103,8 @@ class worker_state {
 
 }  // namespace
 
-worker_actor spawn_worker(caf::actor_system& system, const coordinator_actor& coordinator, const worker_options& options,
-                          std::unique_ptr<endpoint> network) {
+worker_actor spawn_worker(caf::actor_system& system, const coordinator_actor& coordinator,
+                          const worker_options& options, std::unique_ptr<endpoint> network) {
   // Memory is taken here, where a fault can still be told to whoever asked.
   auto device = std::make_shared<std::unique_ptr<device_context>>(
       std::make_unique<device_context>(*options.kernels, *options.weights, options.device));

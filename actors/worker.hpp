@@ -22,7 +22,7 @@ struct worker_options {
 /// Spawns the actor in front of one device: it owns the device context and its compute thread, stays responsive while that
 /// computes, and joins the coordinator. It ends when the coordinator does.
 /// `make_endpoint` is called once. Throws fault(out_of_memory) when the device's memory is not to be had.
-worker_actor spawn_worker(caf::actor_system& system, const coordinator_actor& coordinator, const worker_options& options,
-                          std::unique_ptr<endpoint> network);
+worker_actor spawn_worker(caf::actor_system& system, const coordinator_actor& coordinator,
+                          const worker_options& options, std::unique_ptr<endpoint> network);
 
 }  // namespace baton::actors

@@ -12,6 +12,7 @@ run_block() {
   local file=$1 line=$2 text=$3 script i
   script="$scratch/block.sh"
   {
+    # shellcheck disable=SC2016  # the block's bash expands this
     printf 'set -euo pipefail; trap '\''echo "%s:$LINENO: exit code $?: $BASH_COMMAND" >&2'\'' ERR' "$file"
     for ((i = 1; i < line; i++)); do echo; done
     printf '%s' "${text//'build/release/baton'/"$quoted_binary"}"
@@ -25,8 +26,9 @@ run_block() {
 }
 
 run_file() {
-  local file=$1 text='' line number=0 begin=0
-  while IFS= read -r line || [[ -n $line ]]; do
+  local file=$1 lines line text='' number=0 begin=0
+  mapfile -t lines <"$file"
+  for line in "${lines[@]}"; do
     number=$((number + 1))
     if [[ $begin -eq 0 ]]; then
       if [[ $line == '```sh run' ]]; then begin=$((number + 1)) text=''; fi
@@ -36,7 +38,7 @@ run_file() {
     else
       text+=$line$'\n'
     fi
-  done <"$file"
+  done
   [[ $begin -eq 0 ]] || {
     echo "check_docs: $file:$begin: the block that begins here has no end"
     failures=$((failures + 1))
@@ -63,7 +65,7 @@ self_test() {
   local tree="$scratch/tree" output
   mkdir -p "$tree/docs"
   printf '%s\n' 'Text.' '```sh run' 'build/release/baton fine' '```' '```sh' 'false' '```' >"$tree/README.md"
-  printf '%s\n' 'Text.' '```sh run' 'build/release/baton one \' '  two' 'test 1 = 2' 'echo unreached' '```' >"$tree/docs/wrong.md"
+  printf '%s\n' 'Text.' '```sh run' 'build/release/baton one &&' '  true' 'test 1 = 2' 'echo unreached' '```' >"$tree/docs/wrong.md"
   printf '%s\n' '```sh run' 'true' >"$tree/docs/zz_open.md"
   if output=$(check "$tree" echo); then
     echo "check_docs: self-test failed: the planted failures were not found"

@@ -94,6 +94,9 @@ class backend {
   /// The type of hidden states, queries, keys and values: bf16, or f32 for verification.
   [[nodiscard]] virtual element_type activation_type() const = 0;
 
+  /// The device's compute thread calls this once, before its first launch: a place to keep it on the device's cores.
+  virtual void adopt_compute_thread() {}
+
   // ---- memory ----
   [[nodiscard]] virtual std::unique_ptr<stream> make_stream() = 0;
   /// Throws fault(out_of_memory) with the size.
@@ -157,7 +160,8 @@ class backend {
   /// scores[t, g] = t: the later, the better.
   virtual void score_recent(stream& s, const matrix& scores) = 0;
   /// Uniform scores from (seed, layer, KV head, first_token + t) alone; see kernels/random_score.hpp.
-  virtual void score_random(stream& s, std::uint64_t seed, int layer, std::int64_t first_token, const matrix& scores) = 0;
+  virtual void score_random(stream& s, std::uint64_t seed, int layer, std::int64_t first_token,
+                            const matrix& scores) = 0;
   /// out[t] = max of scores[t - 2 .. t + 2], inside [0, T). in and out do not overlap.
   virtual void max_pool(stream& s, const matrix& scores, const matrix& out) = 0;
   /// Per KV head the `count` best tokens of [eligible_from, T), of equal scores the lower index; ascending.

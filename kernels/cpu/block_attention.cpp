@@ -124,7 +124,8 @@ void block_attention::reserve_scratch(int dim) {
   const std::int64_t sums = query_tile * dim * 4;
   const std::int64_t row_numbers = query_tile * 4;
   for (scratch& own : scratch_) {
-    own.memory = std::make_unique<host_memory>(static_cast<std::size_t>(queries + scores + weights + sums + 2 * row_numbers));
+    own.memory =
+        std::make_unique<host_memory>(static_cast<std::size_t>(queries + scores + weights + sums + 2 * row_numbers));
     own.queries = own.memory->data();
     own.scores = own.queries + queries;
     own.weights = own.scores + scores;
@@ -166,8 +167,9 @@ void block_attention::attend(const head_matrix& q, const kv_panel& panel, const 
                              const head_matrix& out, const matrix& log_sum_exp, attention_result result) {
   require(q.type == activations_ && out.type == activations_ && log_sum_exp.type == element_type::f32, "attend",
           "queries and outputs in activation type, log-sum-exps in fp32");
-  require(out.tokens == q.tokens && out.heads == q.heads && log_sum_exp.rows == q.tokens && log_sum_exp.columns == q.heads,
-          "attend", "an output and a log-sum-exp for each query and head");
+  require(
+      out.tokens == q.tokens && out.heads == q.heads && log_sum_exp.rows == q.tokens && log_sum_exp.columns == q.heads,
+      "attend", "an output and a log-sum-exp for each query and head");
   require(q.dim == panel.dim && out.dim == panel.dim && panel.kv_heads > 0 && q.heads % panel.kv_heads == 0, "attend",
           "heads of the panel's dimension, a multiple of its KV heads");
   require(mask.keys >= 0 && mask.keys <= panel.tokens_max, "attend", "keys inside the panel");

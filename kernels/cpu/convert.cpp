@@ -20,9 +20,8 @@ void convert_as(const matrix& from, const matrix& to) {
   for (std::int64_t row = 0; row < from.rows; ++row) {
     const From* source = row_of<From>(from, row);
     To* target = row_of<To>(to, row);
-    for_vectors(static_cast<std::size_t>(from.columns), [&](std::size_t i, auto lanes) HWY_ATTR {
-      store(d, load(d, source + i, lanes), target + i, lanes);
-    });
+    for_vectors(static_cast<std::size_t>(from.columns),
+                [&](std::size_t i, auto lanes) HWY_ATTR { store(d, load(d, source + i, lanes), target + i, lanes); });
   }
 }
 
@@ -64,7 +63,8 @@ void convert(const matrix& from, const matrix& to) {
   }
   const auto row_bytes = static_cast<std::size_t>(from.columns * bytes_of(from.type));
   for (std::int64_t row = 0; row < from.rows; ++row) {
-    std::memcpy(bytes_at(to.data, to.type, row * to.stride), bytes_at(from.data, from.type, row * from.stride), row_bytes);
+    std::memcpy(bytes_at(to.data, to.type, row * to.stride), bytes_at(from.data, from.type, row * from.stride),
+                row_bytes);
   }
 }
 

@@ -1,10 +1,10 @@
 #include "kernels/cpu/cpu_backend.hpp"
 
-#include <sched.h>
-
 #include <cerrno>
 #include <cstring>
 #include <string>
+
+#include <sched.h>
 
 #include "kernels/cpu/block_attention.hpp"
 #include "kernels/cpu/compressor.hpp"
@@ -47,6 +47,7 @@ class cpu_backend final : public backend {
  public:
   explicit cpu_backend(const cpu_options& options)
       : activation_(options.activation),
+        cores_(options.cores),
         kernel_class_("cpu-" + effective_isa().name + "-onednn" + onednn_version() +
                       (options.activation == element_type::f32 ? "-f32" : "")),
         threads_(start_threads(options)),
@@ -56,6 +57,10 @@ class cpu_backend final : public backend {
 
   [[nodiscard]] std::string kernel_class() const override { return kernel_class_; }
   [[nodiscard]] element_type activation_type() const override { return activation_; }
+
+  void adopt_compute_thread() override {
+    if (!cores_.empty()) keep_to(cores_);
+  }
 
   [[nodiscard]] std::unique_ptr<stream> make_stream() override { return std::make_unique<immediate_stream>(); }
   [[nodiscard]] std::unique_ptr<device_memory> allocate(std::size_t bytes) override {
@@ -155,6 +160,7 @@ class cpu_backend final : public backend {
 
  private:
   element_type activation_;
+  std::vector<int> cores_;
   std::string kernel_class_;
   std::unique_ptr<thread_pool> threads_;
   thread_pool& pool_;

@@ -10,8 +10,7 @@ namespace baton::cpu {
 struct cpu_options {
   int threads = 1;                               ///< compute threads, the calling one included
   element_type activation = element_type::bf16;  ///< f32 for verification
-  /// Cores that the backend's own threads keep to; empty: any. The compute thread that launches belongs to its owner, who
-  /// pins it with `keep_to`.
+  /// Cores that the backend's threads and the adopted compute thread keep to; empty: any.
   std::vector<int> cores{};
 };
 

@@ -85,7 +85,8 @@ std::unique_ptr<packed_weights> linear_layers::pack(std::span<const host_matrix>
 
   // A panel's rows are gathered from the parts that they stand in, rounded to the type of activations, then reordered.
   std::vector<std::byte> rounded(static_cast<std::size_t>(panel_columns * inputs * bytes_of(activations_)));
-  std::vector<std::byte> widened(arithmetic_ == activations_ ? 0 : static_cast<std::size_t>(panel_columns * inputs * 4));
+  std::vector<std::byte> widened(arithmetic_ == activations_ ? 0
+                                                             : static_cast<std::size_t>(panel_columns * inputs * 4));
   std::optional<weight_packer> packer;
   std::int64_t packer_columns = 0;
   auto part = parts.begin();
@@ -148,8 +149,10 @@ void linear_layers::run(const matrix& x, const packed_weights& w, const matrix& 
   const auto* weights = dynamic_cast<const packed*>(&w);
   require(weights != nullptr, "linear", "weights that a CPU backend packed");
   require(weights->type() == arithmetic_, "linear", "weights that were packed for this type of activations");
-  require(x.type == activations_ && x.columns == w.inputs(), "linear", "inputs of the weights' width in activation type");
-  require(out.rows == x.rows && out.columns == w.outputs(), "linear", "outputs for each row of inputs, of the weights' height");
+  require(x.type == activations_ && x.columns == w.inputs(), "linear",
+          "inputs of the weights' width in activation type");
+  require(out.rows == x.rows && out.columns == w.outputs(), "linear",
+          "outputs for each row of inputs, of the weights' height");
   require(out.type == activations_ || out.type == element_type::f32, "linear", "outputs in activation type or fp32");
   if (x.rows == 0) return;
   reserve_scratch(x.columns);

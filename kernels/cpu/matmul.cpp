@@ -1,8 +1,8 @@
 #include "kernels/cpu/matmul.hpp"
 
-#include <omp.h>
-
 #include <string>
+
+#include <omp.h>
 
 #include "kernels/fault.hpp"
 

@@ -48,7 +48,7 @@ struct matmul_shape {
   std::int64_t rows = 0;
   std::int64_t inputs = 0;
   std::int64_t columns = 0;
-  std::int64_t packed_columns = 0;        ///< the weight format's: `columns`, or more where only leading ones are wanted
+  std::int64_t packed_columns = 0;  ///< the weight format's: `columns`, or more where only leading ones are wanted
   element_type type = element_type::f32;  ///< of x and of the weights
   bool accumulate = false;                ///< out += x W
 

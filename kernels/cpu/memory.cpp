@@ -1,10 +1,10 @@
 #include "kernels/cpu/memory.hpp"
 
-#include <sys/mman.h>
-
 #include <cerrno>
 #include <cstring>
 #include <string>
+
+#include <sys/mman.h>
 
 #include "kernels/fault.hpp"
 

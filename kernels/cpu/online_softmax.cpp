@@ -116,9 +116,8 @@ HWY_INLINE float raise(const float* scores, std::size_t count, std::size_t colum
 HWY_INLINE void multiply(float* row, std::size_t count, float factor) {
   const float_lanes d;
   const auto factors = hn::Set(d, factor);
-  for_vectors(count, [&](std::size_t i, auto lanes) HWY_ATTR {
-    store(d, hn::Mul(load(d, row + i, lanes), factors), row + i, lanes);
-  });
+  for_vectors(count, [&](std::size_t i, auto lanes)
+                         HWY_ATTR { store(d, hn::Mul(load(d, row + i, lanes), factors), row + i, lanes); });
 }
 
 template <class T>

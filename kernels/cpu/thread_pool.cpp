@@ -1,8 +1,8 @@
 #include "kernels/cpu/thread_pool.hpp"
 
-#include <omp.h>
-
 #include <utility>
+
+#include <omp.h>
 
 namespace baton::cpu {
 

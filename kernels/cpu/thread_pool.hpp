@@ -28,7 +28,8 @@ class thread_pool {
   template <class Body>
   void parallel_for(std::int64_t count, Body&& body) {
     using plain = std::remove_reference_t<Body>;
-    run(count, [](void* context, std::int64_t index, int thread) { (*static_cast<plain*>(context))(index, thread); },
+    run(
+        count, [](void* context, std::int64_t index, int thread) { (*static_cast<plain*>(context))(index, thread); },
         const_cast<void*>(static_cast<const void*>(&body)));
   }
 

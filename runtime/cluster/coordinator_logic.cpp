@@ -1,9 +1,9 @@
 #include "runtime/cluster/coordinator_logic.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <utility>
+
+#include <fmt/format.h>
 
 namespace baton {
 namespace {
@@ -12,7 +12,9 @@ std::string place_of(const worker_ready& who) { return fmt::format("{}/{}", who.
 
 }  // namespace
 
-void coordinator_logic::worker_joined(peer_id worker, const worker_ready& who, double now_s) { workers_[worker] = {who, now_s}; }
+void coordinator_logic::worker_joined(peer_id worker, const worker_ready& who, double now_s) {
+  workers_[worker] = {who, now_s};
+}
 
 void coordinator_logic::worker_lost(peer_id worker, const std::string& why, double) {
   const auto found = workers_.find(worker);
@@ -24,8 +26,9 @@ void coordinator_logic::worker_lost(peer_id worker, const std::string& why, doub
     const auto lost = std::ranges::find_if(job.ranks, [&](const rank_entry& r) { return r.worker == worker; });
     if (lost == job.ranks.end()) continue;
     const auto rank = lost - job.ranks.begin();
-    hit.push_back({id, {fault_code::lost_peer, fmt::format("the worker is gone ({})", why),
-                        fmt::format("rank {}, device {}, layer {}", rank, place, lost->progress.layer)}});
+    hit.push_back({id,
+                   {fault_code::lost_peer, fmt::format("the worker is gone ({})", why),
+                    fmt::format("rank {}, device {}, layer {}", rank, place, lost->progress.layer)}});
   }
   for (const auto& [id, reason] : hit) fail(id, reason);
 }
@@ -39,9 +42,11 @@ void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double
   relays_.erase(found);
   std::vector<job_id> hit;
   for (const auto& [id, job] : jobs_) {
-    if (std::ranges::any_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == node; })) hit.push_back(id);
+    if (std::ranges::any_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == node; }))
+      hit.push_back(id);
   }
-  for (const job_id id : hit) fail(id, {fault_code::lost_peer, fmt::format("the relay is gone ({})", why), "node " + node});
+  for (const job_id id : hit)
+    fail(id, {fault_code::lost_peer, fmt::format("the relay is gone ({})", why), "node " + node});
 }
 
 void coordinator_logic::client_lost(peer_id client, double) {
@@ -66,13 +71,18 @@ void coordinator_logic::client_said(peer_id client, const client_request& reques
 }
 
 void coordinator_logic::submitted(peer_id client, const submit_job& request) {
-  const auto refuse = [&](const failure& why) { actions_.push_back(to_client{client, job_refused{request.request_id, why}}); };
-  if (find(client, request.request_id)) return refuse({fault_code::bad_input, "the request is under way already", request.request_id});
+  const auto refuse = [&](const failure& why) {
+    actions_.push_back(to_client{client, job_refused{request.request_id, why}});
+  };
+  if (find(client, request.request_id))
+    return refuse({fault_code::bad_input, "the request is under way already", request.request_id});
   if (request.document_tokens < 1) return refuse({fault_code::bad_input, "it is empty", "document"});
   if (request.query_tokens < 1) return refuse({fault_code::bad_input, "it is empty", "question"});
   if (request.document_tokens + request.query_tokens > model_.positions_max) {
-    return refuse({fault_code::bad_input, fmt::format("{} document and {} query tokens exceed {} positions", request.document_tokens,
-                                                      request.query_tokens, model_.positions_max), "document"});
+    return refuse({fault_code::bad_input,
+                   fmt::format("{} document and {} query tokens exceed {} positions", request.document_tokens,
+                               request.query_tokens, model_.positions_max),
+                   "document"});
   }
   const job_id id = ++last_job_;
   auto& job = jobs_[id];
@@ -91,10 +101,12 @@ void coordinator_logic::ids_came(peer_id client, const submit_ids& piece, double
   };
   const auto total = static_cast<std::size_t>(job->asked.document_tokens + job->asked.query_tokens);
   if (piece.first != static_cast<std::int64_t>(job->ids.size()) || job->ids.size() + piece.ids.size() > total) {
-    return refuse(fmt::format("a piece at {} of {} ids where {} of {} are there", piece.first, piece.ids.size(), job->ids.size(), total));
+    return refuse(fmt::format("a piece at {} of {} ids where {} of {} are there", piece.first, piece.ids.size(),
+                              job->ids.size(), total));
   }
   for (const std::int32_t token : piece.ids) {
-    if (token < 0 || token >= model_.vocabulary) return refuse(fmt::format("token id {} is outside the vocabulary of {}", token, model_.vocabulary));
+    if (token < 0 || token >= model_.vocabulary)
+      return refuse(fmt::format("token id {} is outside the vocabulary of {}", token, model_.vocabulary));
   }
   job->ids.insert(job->ids.end(), piece.ids.begin(), piece.ids.end());
   if (job->ids.size() == total) admit(*job, now_s);
@@ -106,7 +118,8 @@ void coordinator_logic::admit(job_entry& job, double now_s) {
     jobs_.erase(job.id);
   };
   std::vector<device_view> devices;
-  for (const auto& [id, worker] : workers_) devices.push_back({worker.who.node, worker.who.device, worker.who.kernel_class});
+  for (const auto& [id, worker] : workers_)
+    devices.push_back({worker.who.node, worker.who.device, worker.who.kernel_class});
   std::ranges::stable_sort(devices, {}, &device_view::node);
   try {
     job.plan = make_job_plan({.document_tokens = job.asked.document_tokens,
@@ -120,8 +133,9 @@ void coordinator_logic::admit(job_entry& job, double now_s) {
     return refuse(failure_of(why));
   }
   for (const auto& shard : job.plan.shards) {
-    const auto worker = std::ranges::find_if(
-        workers_, [&](const auto& entry) { return entry.second.who.node == shard.node && entry.second.who.device == shard.device; });
+    const auto worker = std::ranges::find_if(workers_, [&](const auto& entry) {
+      return entry.second.who.node == shard.node && entry.second.who.device == shard.device;
+    });
     rank_entry rank;
     rank.worker = worker->first;
     rank.progress.job = job.id;
@@ -133,7 +147,8 @@ void coordinator_logic::admit(job_entry& job, double now_s) {
   // Each node's relay keeps every block that its own ranks send or read: at most all of them.
   const auto log_bytes = relay_log_bytes(job.plan, model_.shape);
   for (const auto& [id, relay] : relays_) {
-    if (std::ranges::none_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == relay.node; })) continue;
+    if (std::ranges::none_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == relay.node; }))
+      continue;
     job.relays_awaited.insert(id);
     actions_.push_back(to_relay{id, reserve_log{job.id, log_bytes}});
   }
@@ -147,10 +162,12 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
     if (job->relays_awaited.empty()) start_prefill_of(*job, now_s);
   } else if (const auto* refused = std::get_if<log_refused>(&report)) {
     const auto node = relays_.contains(relay) ? relays_.at(relay).node : "?";
-    fail(refused->job, {fault_code::out_of_memory,
-                        fmt::format("the relay's log has {} bytes free, the job needs {}; raise relay.log_memory or lower passing-tokens",
-                                    refused->bytes_free, refused->bytes_asked),
-                        "node " + node});
+    fail(refused->job,
+         {fault_code::out_of_memory,
+          fmt::format(
+              "the relay's log has {} bytes free, the job needs {}; raise relay.log_memory or lower passing-tokens",
+              refused->bytes_free, refused->bytes_asked),
+          "node " + node});
   }
 }
 
@@ -169,8 +186,10 @@ void coordinator_logic::start_prefill_of(job_entry& job, double now_s) {
     for (std::size_t first = 0; first < tokens.ids.size(); first += ids_per_message) {
       const std::size_t count = std::min<std::size_t>(ids_per_message, tokens.ids.size() - first);
       const auto at = tokens.ids.begin() + static_cast<std::ptrdiff_t>(first);
-      actions_.push_back(to_worker{rank.worker, shard_ids{job.id, shard.rank, static_cast<std::int64_t>(first),
-                                                          {at, at + static_cast<std::ptrdiff_t>(count)}}});
+      actions_.push_back(to_worker{
+          rank.worker,
+          shard_ids{
+              job.id, shard.rank, static_cast<std::int64_t>(first), {at, at + static_cast<std::ptrdiff_t>(count)}}});
     }
     actions_.push_back(to_worker{rank.worker, start_shard{job.id, shard.rank}});
   }
@@ -226,7 +245,9 @@ void coordinator_logic::worker_said(peer_id worker, const worker_report& report,
   std::visit([&](const auto& r) { worker_reported(worker, r, now_s); }, report);
 }
 
-void coordinator_logic::worker_reported(peer_id worker, const worker_ready& report, double now_s) { worker_joined(worker, report, now_s); }
+void coordinator_logic::worker_reported(peer_id worker, const worker_ready& report, double now_s) {
+  worker_joined(worker, report, now_s);
+}
 
 void coordinator_logic::worker_reported(peer_id worker, const shard_progress& report, double) {
   auto* job = job_of(worker, report.job, report.rank);
@@ -238,8 +259,13 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_progress& re
 void coordinator_logic::worker_reported(peer_id worker, const shard_finished& report, double now_s) {
   auto* job = job_of(worker, report.job, report.rank);
   if (!job || job->now != stage::prefilling) return;
-  job->ranks[static_cast<std::size_t>(report.rank)].prefill = report.timings;
-  if (std::ranges::all_of(job->ranks, [](const rank_entry& r) { return r.prefill.has_value(); })) start_answer_of(*job, now_s);
+  auto& rank = job->ranks[static_cast<std::size_t>(report.rank)];
+  rank.prefill = report.timings;
+  rank.progress.tokens_done = model_.shape.layers * job->plan.shards[static_cast<std::size_t>(report.rank)].tokens();
+  rank.progress.waiting_for = -1;
+  job->progress_changed = true;
+  if (std::ranges::all_of(job->ranks, [](const rank_entry& r) { return r.prefill.has_value(); }))
+    start_answer_of(*job, now_s);
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const chosen_units& report, double) {
@@ -273,7 +299,8 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_failed& repo
   if (!job) return;
   failure why = report.why;
   // A stopped rank says so because of another's failure, which is told first.
-  const std::string place = fmt::format("rank {}, device {}, layer {}", report.rank, place_of(workers_.at(worker).who), report.layer);
+  const std::string place =
+      fmt::format("rank {}, device {}, layer {}", report.rank, place_of(workers_.at(worker).who), report.layer);
   why.where = why.where.empty() ? place : fmt::format("{} ({})", why.where, place);
   fail(report.job, why);
 }

@@ -127,7 +127,9 @@ class coordinator_logic {
   job_entry* find(job_id job);
   job_entry* find(peer_id client, const std::string& request_id);
   [[nodiscard]] std::set<peer_id> workers_of(const job_entry& job) const;
-  void tell_client(const job_entry& job, client_update update) { actions_.push_back(to_client{job.client, std::move(update)}); }
+  void tell_client(const job_entry& job, client_update update) {
+    actions_.push_back(to_client{job.client, std::move(update)});
+  }
 
   const served_model model_;
   const coordinator_limits limits_;

@@ -155,8 +155,8 @@ struct job_released {
 
   bool operator==(const job_released&) const = default;
 };
-using worker_report = std::variant<worker_ready, shard_progress, shard_finished, chosen_units, answer_token, first_logits, answer_finished,
-                                   shard_failed, job_released>;
+using worker_report = std::variant<worker_ready, shard_progress, shard_finished, chosen_units, answer_token,
+                                   first_logits, answer_finished, shard_failed, job_released>;
 
 // ---- coordinator and relay ----
 
@@ -271,8 +271,8 @@ struct job_failed {
 
   bool operator==(const job_failed&) const = default;
 };
-using client_update = std::variant<job_accepted, job_refused, job_progress, prefill_finished, chosen_units, answer_token, first_logits,
-                                   job_finished, job_failed>;
+using client_update = std::variant<job_accepted, job_refused, job_progress, prefill_finished, chosen_units,
+                                   answer_token, first_logits, job_finished, job_failed>;
 
 /// The most ids or logits in one message, so that it stays well under 1 MB.
 inline constexpr std::int64_t ids_per_message = 65536;

@@ -1,14 +1,18 @@
 #include "runtime/cluster/worker_logic.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
+
+#include <fmt/format.h>
 
 namespace baton {
 namespace {
 
 shard_timings timings_of(const pass_timings& pass, const transport_counts& after, const transport_counts& before) {
-  return {pass.phase_s, pass.compute_s, pass.wait_s, pass.total_s, after.bytes_sent - before.bytes_sent,
+  return {pass.phase_s,
+          pass.compute_s,
+          pass.wait_s,
+          pass.total_s,
+          after.bytes_sent - before.bytes_sent,
           after.bytes_received - before.bytes_received};
 }
 
@@ -28,8 +32,10 @@ void worker_logic::refuse(const shard_key& shard, const std::string& what) {
 }
 
 void worker_logic::coordinator_said_this(const assign_shard& command) {
-  if (command.rank < 0 || command.rank >= command.plan.ranks()) return refuse({command.job, command.rank}, "a rank outside its plan");
-  collecting_[{command.job, command.rank}] = {command.job, command.rank, command.attempt, command.plan, {}, command.report_chosen_units};
+  if (command.rank < 0 || command.rank >= command.plan.ranks())
+    return refuse({command.job, command.rank}, "a rank outside its plan");
+  collecting_[{command.job, command.rank}] = {command.job,  command.rank, command.attempt,
+                                              command.plan, {},           command.report_chosen_units};
 }
 
 void worker_logic::coordinator_said_this(const shard_ids& command) {
@@ -38,7 +44,8 @@ void worker_logic::coordinator_said_this(const shard_ids& command) {
   if (shard == collecting_.end()) return;
   auto& ids = shard->second.ids;
   const auto tokens = shard->second.plan.shards[static_cast<std::size_t>(command.rank)].tokens();
-  if (command.first != static_cast<std::int64_t>(ids.size()) || command.first + static_cast<std::int64_t>(command.ids.size()) > tokens) {
+  if (command.first != static_cast<std::int64_t>(ids.size()) ||
+      command.first + static_cast<std::int64_t>(command.ids.size()) > tokens) {
     return refuse(key, fmt::format("token ids at {} came where {} of {} are there", command.first, ids.size(), tokens));
   }
   ids.insert(ids.end(), command.ids.begin(), command.ids.end());
@@ -76,7 +83,9 @@ void worker_logic::device_said_this(const prefill_done& event) {
   report(shard_finished{event.job, event.rank, timings_of(event.timings, event.counts, {})});
 }
 
-void worker_logic::device_said_this(const token_chosen& event) { report(answer_token{event.job, event.question, event.index, event.token}); }
+void worker_logic::device_said_this(const token_chosen& event) {
+  report(answer_token{event.job, event.question, event.index, event.token});
+}
 
 void worker_logic::device_said_this(const logits_ready& event) {
   const auto total = static_cast<std::int64_t>(event.logits.size());

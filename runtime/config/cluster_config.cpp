@@ -1,8 +1,5 @@
 #include "runtime/config/cluster_config.hpp"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -14,6 +11,9 @@
 #include <system_error>
 #include <tuple>
 #include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "kernels/fault.hpp"
 #include "runtime/config/config_reader.hpp"
@@ -51,7 +51,8 @@ std::string read_name(const config_value& value) {
   constexpr std::size_t length_max = 64;
   std::string name = value.text();
   const bool fits = !name.empty() && name.size() <= length_max && std::ranges::all_of(name, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
   });
   if (!fits) value.expected(fmt::format("a name of 1 to {} letters, digits, '.', '_' or '-'", length_max));
   return name;
@@ -60,7 +61,8 @@ std::string read_name(const config_value& value) {
 prompt_format read_prompt(const config_value& value) {
   if (value.node().kind == yaml_node::kind_type::mapping) {
     return config::section([](config_section& in) {
-      prompt_format format{.name = "custom", .opening = {}, .opening_with_system = {}, .query_prefix = "\n\n", .query_suffix = {}};
+      prompt_format format{
+          .name = "custom", .opening = {}, .opening_with_system = {}, .query_prefix = "\n\n", .query_suffix = {}};
       in.read("opening", format.opening, config::text());
       in.read("opening_with_system", format.opening_with_system, config::text());
       in.read("query_prefix", format.query_prefix, config::text());
@@ -74,7 +76,8 @@ prompt_format read_prompt(const config_value& value) {
   const bool is_text = value.node().kind == yaml_node::kind_type::text;
   const prompt_format* preset = is_text ? find_prompt_format(value.node().text) : nullptr;
   if (preset == nullptr) {
-    value.expected(fmt::format("one of {}, or a mapping of opening, query_prefix and query_suffix", prompt_format_names()));
+    value.expected(
+        fmt::format("one of {}, or a mapping of opening, query_prefix and query_suffix", prompt_format_names()));
   }
   return *preset;
 }
@@ -87,7 +90,8 @@ model_source read_model(config_section& in, const fs::path& base) {
     return resolved(text, base);
   };
   in.require("directory", model.directory, directory, directory_advice);
-  in.read("precision", model.precision, config::one_of<element_type>({{"bf16", element_type::bf16}, {"fp32", element_type::f32}}));
+  in.read("precision", model.precision,
+          config::one_of<element_type>({{"bf16", element_type::bf16}, {"fp32", element_type::f32}}));
   in.read("prompt", model.prompt, read_prompt);
   in.read("system_prompt", model.system_prompt, config::text());
   if (!model.system_prompt.empty() && model.prompt.opening_with_system.empty()) {
@@ -115,10 +119,12 @@ void settle_ranks(const config_section& in, job_options& job) {
   const std::string_view said = in.has("ranks") ? "ranks" : "block_tokens";
   if (!job.block_tokens.empty()) {
     const auto blocks = job.block_tokens.size();
-    if (blocks > ranks_max) in.refuse("block_tokens", fmt::format("{} lengths are too many; at most {}", blocks, ranks_max));
+    if (blocks > ranks_max)
+      in.refuse("block_tokens", fmt::format("{} lengths are too many; at most {}", blocks, ranks_max));
     const auto sum = std::accumulate(job.block_tokens.begin(), job.block_tokens.end(), std::int64_t{0});
     if (sum > tokens_max) {
-      in.refuse("block_tokens", fmt::format("the lengths add up to {}; a document has at most {} tokens", sum, tokens_max));
+      in.refuse("block_tokens",
+                fmt::format("the lengths add up to {}; a document has at most {} tokens", sum, tokens_max));
     }
     if (!in.has("ranks")) job.ranks = static_cast<int>(blocks);
     if (job.ranks != static_cast<int>(blocks)) {
@@ -132,7 +138,8 @@ void settle_ranks(const config_section& in, job_options& job) {
 
 job_options read_job(config_section& in) {
   job_options job;
-  const auto tokens_or_auto = config::auto_or(std::optional<std::int64_t>{}, config::whole(std::int64_t{0}, tokens_max));
+  const auto tokens_or_auto =
+      config::auto_or(std::optional<std::int64_t>{}, config::whole(std::int64_t{0}, tokens_max));
   in.read("strategy", job.strategy, strategy_name());
   in.read("ranks", job.ranks, config::whole(1, ranks_max));
   in.read("anchor_tokens", job.anchor_tokens, tokens_or_auto);
@@ -168,8 +175,8 @@ cpu_device_config read_device(config_section& in) {
   in.read("cores", device.cores, read_cores);
   in.read("memory", device.memory_bytes, config::auto_or(std::int64_t{0}, config::bytes(mebibyte, 1024 * tebibyte)));
   if (!device.cores.empty() && device.threads > static_cast<int>(device.cores.size())) {
-    in.refuse("threads", fmt::format("{} threads cannot run at once on {} cores; list more cores, or auto", device.threads,
-                                     device.cores.size()));
+    in.refuse("threads", fmt::format("{} threads cannot run at once on {} cores; list more cores, or auto",
+                                     device.threads, device.cores.size()));
   }
   return device;
 }
@@ -249,7 +256,8 @@ cluster_config load_cluster_config(const fs::path& file) {
   return parse_cluster_config(read_file(file), file.string(), file.parent_path());
 }
 
-cluster_config parse_cluster_config(std::string_view yaml, const std::string& file_name, const fs::path& base_directory) {
+cluster_config parse_cluster_config(std::string_view yaml, const std::string& file_name,
+                                    const fs::path& base_directory) {
   const yaml_document document = parse_yaml(yaml, file_name);
   const config_value root(document);
   if (document.root.kind == yaml_node::kind_type::nothing) {

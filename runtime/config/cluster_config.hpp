@@ -46,10 +46,10 @@ struct model_source {
 };
 
 struct timeouts_config {
-  int progress_ms = 100;     ///< how often a worker reports
-  int silence_ms = 10'000;   ///< a worker that says nothing for so long is given up
-  int startup_ms = 60'000;   ///< until all workers have joined
-  int shutdown_ms = 5'000;   ///< until all have ended
+  int progress_ms = 100;    ///< how often a worker reports
+  int silence_ms = 10'000;  ///< a worker that says nothing for so long is given up
+  int startup_ms = 60'000;  ///< until all workers have joined
+  int shutdown_ms = 5'000;  ///< until all have ended
 
   bool operator==(const timeouts_config&) const = default;
 };
@@ -61,23 +61,24 @@ struct cluster_config {
   std::vector<node_config> nodes = {node_config{}};  ///< at least one, of different names
   std::int64_t positions_max = 0;                    ///< 0: the model's
   timeouts_config timeouts;
-  std::filesystem::path source_file;                 ///< for messages
+  std::filesystem::path source_file;  ///< for messages
 
   bool operator==(const cluster_config&) const = default;
 };
 
 /// Reads a configuration file (configs/reference.yaml explains every key). A relative model.directory is taken from the
-/// working directory where it exists there, else from the file's folder. Throws fault(bad_input) for whatever is wrong with
-/// the file: `where` is "FILE:LINE:COLUMN: key path", as far as there is a line and a key, and the reason says what would be
-/// right. Any thread may call it.
+/// working directory where it exists there, else from the file's folder. Throws fault(bad_input) for whatever is wrong
+/// with the file: `where` is "FILE:LINE:COLUMN: key path", as far as there is a line and a key, and the reason says
+/// what would be right. Any thread may call it.
 cluster_config load_cluster_config(const std::filesystem::path& file);
 
-/// The same for text that is already there: `file_name` is what messages call it, and `base_directory` stands for the file's
-/// folder.
+/// The same for text that is already there: `file_name` is what messages call it, and `base_directory` stands for the
+/// file's folder.
 cluster_config parse_cluster_config(std::string_view yaml, const std::string& file_name,
                                     const std::filesystem::path& base_directory);
 
-/// The configuration with every default spelt out, as YAML that parses back to the same configuration (source_file apart).
+/// The configuration with every default spelt out, as YAML that parses back to the same configuration (source_file
+/// apart).
 std::string describe(const cluster_config& config);
 
 }  // namespace baton

@@ -1,13 +1,13 @@
 #include "runtime/config/config_reader.hpp"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <charconv>
 #include <limits>
 #include <numeric>
 #include <optional>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "kernels/fault.hpp"
 #include "runtime/config/units.hpp"
@@ -122,7 +122,8 @@ int config_value::duration_ms(int min, int max) const {
     const auto duration = parse_duration_ms(node_->text);
     if (duration && *duration >= min && *duration <= max) return static_cast<int>(*duration);
   }
-  expected(fmt::format("a duration such as 100ms or 2s, between {} and {}", format_duration_ms(min), format_duration_ms(max)));
+  expected(fmt::format("a duration such as 100ms or 2s, between {} and {}", format_duration_ms(min),
+                       format_duration_ms(max)));
 }
 
 void config_value::expected(const std::string& right) const {
@@ -163,7 +164,8 @@ config_section::config_section(const config_value& value) : value_(value) {
   if (node.kind != yaml_node::kind_type::mapping) value_.expected("a mapping of keys");
   std::set<std::string_view> seen;
   for (std::size_t key = 0; key < node.keys.size(); ++key) {
-    if (!seen.insert(node.keys[key].text).second) value_.refuse_key(key, "this key is there already; keep one of the two");
+    if (!seen.insert(node.keys[key].text).second)
+      value_.refuse_key(key, "this key is there already; keep one of the two");
     values_.push_back(value_.value_of(key));
   }
 }

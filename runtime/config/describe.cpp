@@ -1,9 +1,9 @@
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <optional>
 #include <string>
 #include <string_view>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "runtime/config/cluster_config.hpp"
 #include "runtime/config/units.hpp"
@@ -40,12 +40,14 @@ std::string describe(const prompt_format& prompt) {
       "    opening_with_system: {}\n"
       "    query_prefix: {}\n"
       "    query_suffix: {}\n",
-      in_quotes(prompt.opening), in_quotes(prompt.opening_with_system), in_quotes(prompt.query_prefix), in_quotes(prompt.query_suffix));
+      in_quotes(prompt.opening), in_quotes(prompt.opening_with_system), in_quotes(prompt.query_prefix),
+      in_quotes(prompt.query_suffix));
 }
 
 std::string describe(const model_source& model) {
-  return fmt::format("model:\n  directory: {}\n  precision: {}\n{}  system_prompt: {}\n", in_quotes(model.directory.string()),
-                     model.precision == element_type::bf16 ? "bf16" : "fp32", describe(model.prompt), in_quotes(model.system_prompt));
+  return fmt::format("model:\n  directory: {}\n  precision: {}\n{}  system_prompt: {}\n",
+                     in_quotes(model.directory.string()), model.precision == element_type::bf16 ? "bf16" : "fp32",
+                     describe(model.prompt), in_quotes(model.system_prompt));
 }
 
 std::string describe(const job_options& job) {
@@ -63,9 +65,9 @@ std::string describe(const job_options& job) {
       "  temperature: {}\n"
       "  top_p: {}\n"
       "  seed: {}\n",
-      job.strategy, job.ranks, or_auto(job.anchor_tokens), or_auto(job.passing_tokens), fmt::join(job.block_tokens, ", "),
-      job.compressor ? name_of(*job.compressor) : "auto", job.compressor_seed, job.chunk_tokens, job.max_new_tokens,
-      job.sampling.temperature, job.sampling.top_p, job.sampling.seed);
+      job.strategy, job.ranks, or_auto(job.anchor_tokens), or_auto(job.passing_tokens),
+      fmt::join(job.block_tokens, ", "), job.compressor ? name_of(*job.compressor) : "auto", job.compressor_seed,
+      job.chunk_tokens, job.max_new_tokens, job.sampling.temperature, job.sampling.top_p, job.sampling.seed);
 }
 
 std::string describe(const node_config& node) {

@@ -1,10 +1,10 @@
 #include "runtime/config/units.hpp"
 
-#include <fmt/format.h>
-
 #include <array>
 #include <charconv>
 #include <span>
+
+#include <fmt/format.h>
 
 namespace baton {
 namespace {

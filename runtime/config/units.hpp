@@ -7,8 +7,8 @@
 
 namespace baton {
 
-/// "512MiB", "2GiB", "1000000": a whole number, then nothing (bytes), KiB, MiB, GiB or TiB. Empty where it is anything else or
-/// does not fit.
+/// "512MiB", "2GiB", "1000000": a whole number, then nothing (bytes), KiB, MiB, GiB or TiB. Empty where it is anything
+/// else or does not fit.
 std::optional<std::int64_t> parse_bytes(std::string_view text);
 /// In the largest unit that divides it; parse_bytes reads it back.
 std::string yaml_bytes(std::int64_t bytes);

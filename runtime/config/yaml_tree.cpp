@@ -1,15 +1,15 @@
 #include "runtime/config/yaml_tree.hpp"
 
+#include <algorithm>
+#include <array>
+#include <sstream>
+#include <utility>
+
 #include <fmt/format.h>
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/exceptions.h>
 #include <yaml-cpp/mark.h>
 #include <yaml-cpp/parser.h>
-
-#include <algorithm>
-#include <array>
-#include <sstream>
-#include <utility>
 
 #include "kernels/fault.hpp"
 #include "runtime/model/utf8.hpp"
@@ -22,20 +22,23 @@ constexpr std::size_t depth_max = 16;
 
 std::size_t offset_of(const YAML::Mark& mark) { return static_cast<std::size_t>(std::max(0, mark.pos)); }
 
-// yaml-cpp takes a NUL for UTF-16, 0x04 for the end of the file, and a carriage return alone for a line that it does not count.
+// yaml-cpp takes a NUL for UTF-16, 0x04 for the end of the file, and a carriage return alone for a line end that it
+// does not count.
 void require_printable(const yaml_document& document) {
   const std::string_view text = document.text;
   for (std::size_t at = 0; at < text.size(); ++at) {
     const auto byte = static_cast<unsigned char>(text[at]);
     const bool line_end = byte == '\n' || (byte == '\r' && text.substr(at).starts_with("\r\n"));
     if (byte >= 0x20 || byte == '\t' || line_end) continue;
-    throw fault(fault_code::bad_input,
-                fmt::format("the control character 0x{:02X} has no place here; in quoted text write \"\\x{:02X}\"", byte, byte),
-                document.place(at));
+    throw fault(
+        fault_code::bad_input,
+        fmt::format("the control character 0x{:02X} has no place here; in quoted text write \"\\x{:02X}\"", byte, byte),
+        document.place(at));
   }
 }
 
-// Builds the tree from yaml-cpp's events: its own nodes do not tell an alias from a copy, nor that another document follows.
+// Builds the tree from yaml-cpp's events: its own nodes do not tell an alias from a copy, nor that another document
+// follows.
 class tree_builder final : public YAML::EventHandler {
  public:
   explicit tree_builder(yaml_document& document) : document_(document) {}
@@ -51,7 +54,8 @@ class tree_builder final : public YAML::EventHandler {
     add({.offset = place_of_nothing(offset_of(mark))});
   }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override { refuse_decoration(mark, "", anchor); }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) override {
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
     refuse_decoration(mark, tag, anchor);
     const bool quoted = tag == "!";
     if (quoted) require_closed(offset_of(mark));
@@ -79,7 +83,8 @@ class tree_builder final : public YAML::EventHandler {
     if (anchor != 0) refuse(offset, "anchors (&) and aliases (*) are not accepted; write the value out");
     // A lone "!" looks like the tag that yaml-cpp gives to quoted text.
     const bool lone = document_.text.substr(offset).starts_with('!');
-    if (lone || !(tag.empty() || tag == "?" || tag == "!")) refuse(offset, "tags (!) are not accepted; write the value alone");
+    if (lone || !(tag.empty() || tag == "?" || tag == "!"))
+      refuse(offset, "tags (!) are not accepted; write the value alone");
   }
 
   // yaml-cpp ends a quoted text silently where the file ends.
@@ -127,7 +132,8 @@ class tree_builder final : public YAML::EventHandler {
   void open(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, yaml_node::kind_type kind) {
     refuse_decoration(mark, tag, anchor);
     if (key_is_next()) refuse(offset_of(mark), "a list or mapping cannot be a key; a key is one word");
-    if (parents_.size() == depth_max) refuse(offset_of(mark), fmt::format("nested more than {} levels deep", depth_max));
+    if (parents_.size() == depth_max)
+      refuse(offset_of(mark), fmt::format("nested more than {} levels deep", depth_max));
     parents_.push_back({.kind = kind, .offset = offset_of(mark)});
   }
 
@@ -144,9 +150,7 @@ class tree_builder final : public YAML::EventHandler {
 
 }  // namespace
 
-std::string yaml_document::place(std::size_t offset) const {
-  return file_name + ":" + line_and_column(text, offset);
-}
+std::string yaml_document::place(std::size_t offset) const { return file_name + ":" + line_and_column(text, offset); }
 
 yaml_document parse_yaml(std::string_view text, const std::string& file_name) {
   if (text.size() > yaml_bytes_max) {
@@ -163,10 +167,11 @@ yaml_document parse_yaml(std::string_view text, const std::string& file_name) {
     while (parser.HandleNextDocument(builder)) {
     }
   } catch (const YAML::Exception& error) {
-    throw fault(fault_code::bad_input,
-                fmt::format("not YAML ({}); look for wrong indentation, a tab, or a quote or bracket that is not closed",
-                            error.msg),
-                document.place(offset_of(error.mark)));
+    throw fault(
+        fault_code::bad_input,
+        fmt::format("not YAML ({}); look for wrong indentation, a tab, or a quote or bracket that is not closed",
+                    error.msg),
+        document.place(offset_of(error.mark)));
   }
   return document;
 }

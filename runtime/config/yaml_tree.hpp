@@ -33,8 +33,8 @@ struct yaml_document {
   [[nodiscard]] std::string place(std::size_t offset) const;
 };
 
-/// Reads the one document of `text`, which must outlive the result. What configuration has no use for is refused: anchors
-/// and aliases, tags, keys that are no text, a second document, more than 1 MiB. Throws fault(bad_input) with
+/// Reads the one document of `text`, which must outlive the result. What configuration has no use for is refused:
+/// anchors and aliases, tags, keys that are no text, a second document, more than 1 MiB. Throws fault(bad_input) with
 /// "FILE:LINE:COLUMN" for these, for control characters, for text that is not UTF-8 and for what is not YAML.
 yaml_document parse_yaml(std::string_view text, const std::string& file_name);
 

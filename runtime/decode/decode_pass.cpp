@@ -1,10 +1,10 @@
 #include "runtime/decode/decode_pass.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "kernels/fault.hpp"
 #include "kernels/random_score.hpp"
@@ -12,7 +12,8 @@
 namespace baton {
 namespace {
 
-decode_workspace cut_workspace(layout& cut, backend& kernels, const model_config& c, int ranks, std::int64_t keys_max, std::int64_t query_tokens) {
+decode_workspace cut_workspace(layout& cut, backend& kernels, const model_config& c, int ranks, std::int64_t keys_max,
+                               std::int64_t query_tokens) {
   const auto type = kernels.activation_type();
   const std::int64_t tokens = std::min(std::max<std::int64_t>(query_tokens, 1), decode_pass::piece_tokens);
   decode_workspace w;
@@ -32,7 +33,8 @@ decode_workspace cut_workspace(layout& cut, backend& kernels, const model_config
 
 std::int64_t tail_length(std::int64_t query_tokens, int max_new_tokens) { return query_tokens + max_new_tokens; }
 
-std::size_t workspace_bytes(backend& kernels, const model_config& c, int ranks, std::int64_t keys_max, std::int64_t query_tokens) {
+std::size_t workspace_bytes(backend& kernels, const model_config& c, int ranks, std::int64_t keys_max,
+                            std::int64_t query_tokens) {
   layout measure;
   cut_workspace(measure, kernels, c, ranks, keys_max, query_tokens);
   return measure.bytes();
@@ -52,8 +54,8 @@ std::size_t decode_pass::bytes_needed(backend& kernels, const model_config& conf
          workspace_bytes(kernels, config, ranks, std::max(block_tokens, tail), query_tokens);
 }
 
-decode_pass::decode_pass(device_context& device, const job_plan& plan, int rank, job_id job, const kv_shard& shard, const question& asked,
-                         transport& network, pass_progress& progress, listener hears)
+decode_pass::decode_pass(device_context& device, const job_plan& plan, int rank, job_id job, const kv_shard& shard,
+                         const question& asked, transport& network, pass_progress& progress, listener hears)
     : pass(progress),
       device_(device),
       kernels_(device.kernels()),
@@ -66,13 +68,15 @@ decode_pass::decode_pass(device_context& device, const job_plan& plan, int rank,
       asked_(asked),
       network_(network),
       hears_(std::move(hears)),
-      tail_(device.memory(), model_, tail_length(static_cast<std::int64_t>(asked.query_ids.size()), asked.max_new_tokens), device.activation(),
+      tail_(device.memory(), model_,
+            tail_length(static_cast<std::int64_t>(asked.query_ids.size()), asked.max_new_tokens), device.activation(),
             fmt::format("the KV of question {}", asked.number)) {
   const auto query_tokens = static_cast<std::int64_t>(asked_.query_ids.size());
   if (query_tokens == 0) throw fault(fault_code::bad_input, "it is empty", "question");
   for (const std::int32_t id : asked_.query_ids) {
     if (id < 0 || id >= model_.vocabulary) {
-      throw fault(fault_code::bad_input, fmt::format("token id {} is outside the vocabulary of {}", id, model_.vocabulary), "question");
+      throw fault(fault_code::bad_input,
+                  fmt::format("token id {} is outside the vocabulary of {}", id, model_.vocabulary), "question");
     }
   }
   const std::int64_t keys_max = std::max(shard_.tokens(), tail_.tokens());
@@ -129,11 +133,14 @@ task decode_pass::advance(std::span<const std::int32_t> ids, block_phase phase_o
       const matrix normed = scratch.normed.slice_rows(0, count);
       kernels_.rms_norm(queue_, hidden, weights.input_norm, eps, normed);
       kernels_.linear(queue_, normed, *weights.qkv, rows, false);
-      kernels_.rotate(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim), work_.positions, device_.rope());
+      kernels_.rotate(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim), work_.positions,
+                      device_.rope());
       const std::int64_t kv_columns = static_cast<std::int64_t>(model_.kv_heads) * model_.head_dim;
       const std::int64_t first_key = static_cast<std::int64_t>(model_.heads) * model_.head_dim;
-      kernels_.copy(queue_, rows.slice_columns(first_key, kv_columns), tail_.keys(index).slice(tail_tokens_, count).as_matrix());
-      kernels_.copy(queue_, rows.slice_columns(first_key + kv_columns, kv_columns), tail_.values(index).slice(tail_tokens_, count).as_matrix());
+      kernels_.copy(queue_, rows.slice_columns(first_key, kv_columns),
+                    tail_.keys(index).slice(tail_tokens_, count).as_matrix());
+      kernels_.copy(queue_, rows.slice_columns(first_key + kv_columns, kv_columns),
+                    tail_.values(index).slice(tail_tokens_, count).as_matrix());
     }
     co_await attend(index, count, phase_of_block, step);
     {
@@ -156,16 +163,19 @@ task decode_pass::attend(int index, std::int64_t count, block_phase phase_of_blo
   const head_matrix q = as_heads(work_.qkv.slice_rows(0, count), 0, model_.heads, model_.head_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(model_.head_dim));
   const auto partial = [&](int part) { return work_.partial[static_cast<std::size_t>(part)].slice(0, count); };
-  const auto sums = [&](int part) { return work_.partial_log_sum_exp[static_cast<std::size_t>(part)].slice_rows(0, count); };
+  const auto sums = [&](int part) {
+    return work_.partial_log_sum_exp[static_cast<std::size_t>(part)].slice_rows(0, count);
+  };
   const int tail_part = plan_.ranks();
   {
     const timed scope(timings_, phase::attend);
-    kernels_.attend_few(queue_, q, shard_.keys(index), shard_.values(index), {.keys = shard_.tokens()}, scale, partial(rank_), sums(rank_),
-                        work_.attention);
+    kernels_.attend_few(queue_, q, shard_.keys(index), shard_.values(index), {.keys = shard_.tokens()}, scale,
+                        partial(rank_), sums(rank_), work_.attention);
     if (is_last()) {
       const std::int64_t keys = tail_tokens_ + count;
       kernels_.attend_few(queue_, q, tail_.keys(index).slice(0, keys), tail_.values(index).slice(0, keys),
-                          {.causal = true, .keys = keys, .first_query = tail_tokens_}, scale, partial(tail_part), sums(tail_part), work_.attention);
+                          {.causal = true, .keys = keys, .first_query = tail_tokens_}, scale, partial(tail_part),
+                          sums(tail_part), work_.attention);
     }
   }
   if (plan_.ranks() > 1) {
@@ -174,16 +184,22 @@ task decode_pass::attend(int index, std::int64_t count, block_phase phase_of_blo
       const auto add = [&](int part) {
         const head_matrix o = partial(part);
         const matrix l = sums(part);
-        parts.emplace_back(static_cast<std::byte*>(o.data), static_cast<std::size_t>(o.tokens * o.stride) * sizeof(float));
-        parts.emplace_back(static_cast<std::byte*>(l.data), static_cast<std::size_t>(l.rows * l.stride) * sizeof(float));
+        parts.emplace_back(static_cast<std::byte*>(o.data),
+                           static_cast<std::size_t>(o.tokens * o.stride) * sizeof(float));
+        parts.emplace_back(static_cast<std::byte*>(l.data),
+                           static_cast<std::size_t>(l.rows * l.stride) * sizeof(float));
       };
       add(source);
       if (source + 1 == plan_.ranks()) add(tail_part);
       return parts;
     };
     const auto key = [&](int source) {
-      return block_key{.job = job_, .phase = phase_of_block, .question = asked_.number, .step = step,
-                       .layer = static_cast<std::uint16_t>(index), .source = static_cast<std::uint16_t>(source)};
+      return block_key{.job = job_,
+                       .phase = phase_of_block,
+                       .question = asked_.number,
+                       .step = step,
+                       .layer = static_cast<std::uint16_t>(index),
+                       .source = static_cast<std::uint16_t>(source)};
     };
     kernels_.synchronize(queue_);
     const auto own = parts_of(rank_);
@@ -210,8 +226,13 @@ task decode_pass::choose_token(int index, std::int64_t last_row) {
   if (plan_.ranks() == 1) co_return;
   const auto last = plan_.ranks() - 1;
   // Layers count from 0: the token travels as the part after all of them.
-  const block_key key{.job = job_, .phase = block_phase::decode, .question = asked_.number, .step = static_cast<std::uint32_t>(index),
-                      .layer = static_cast<std::uint16_t>(model_.layers), .source = static_cast<std::uint16_t>(last), .part = 1};
+  const block_key key{.job = job_,
+                      .phase = block_phase::decode,
+                      .question = asked_.number,
+                      .step = static_cast<std::uint32_t>(index),
+                      .layer = static_cast<std::uint16_t>(model_.layers),
+                      .source = static_cast<std::uint16_t>(last),
+                      .part = 1};
   if (is_last()) {
     const std::vector<outgoing_block> sends{{key, {std::as_bytes(std::span(&token_, 1))}, {0, last}}};
     auto under_way = network_.exchange(sends, {});
@@ -225,8 +246,8 @@ task decode_pass::choose_token(int index, std::int64_t last_row) {
 
 void decode_pass::sample(int index, std::int64_t last_row) {
   const auto& scratch = device_.scratch();
-  kernels_.rms_norm(queue_, work_.hidden.slice_rows(last_row, 1), device_.weights().final_norm(), static_cast<float>(model_.rms_eps),
-                    work_.last_normed);
+  kernels_.rms_norm(queue_, work_.hidden.slice_rows(last_row, 1), device_.weights().final_norm(),
+                    static_cast<float>(model_.rms_eps), work_.last_normed);
   kernels_.linear(queue_, work_.last_normed, device_.weights().output_head(), scratch.logits, false);
   if (index == 0 && hears_.on_first_logits) {
     std::vector<float> logits(static_cast<std::size_t>(model_.vocabulary));
@@ -239,7 +260,8 @@ void decode_pass::sample(int index, std::int64_t last_row) {
     kernels_.sample_greedy(queue_, scratch.logits, scratch.token);
   } else {
     kernels_.sample_top_p(queue_, scratch.logits, how.temperature, how.top_p,
-                          sampling_uniform(how.seed, asked_.number, static_cast<std::uint32_t>(index)), scratch.token, scratch.sampling);
+                          sampling_uniform(how.seed, asked_.number, static_cast<std::uint32_t>(index)), scratch.token,
+                          scratch.sampling);
   }
   kernels_.download(queue_, &token_, scratch.token, sizeof token_);
   kernels_.synchronize(queue_);

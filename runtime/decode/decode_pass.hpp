@@ -15,7 +15,7 @@ namespace baton {
 
 /// One question about a prefilled document.
 struct question {
-  std::uint32_t number = 0;               ///< of the job
+  std::uint32_t number = 0;  ///< of the job
   std::vector<std::int32_t> query_ids;
   int max_new_tokens = 64;
   std::vector<std::int32_t> stop_tokens;  ///< end the answer, not part of it
@@ -26,13 +26,13 @@ struct question {
 
 /// The buffers of one decode pass. Q = the most tokens that run at once (query pieces), R = ranks.
 struct decode_workspace {
-  std::int32_t* ids = nullptr;              ///< (Q)
-  std::int32_t* positions = nullptr;        ///< (Q)
-  matrix hidden;                            ///< (Q, hidden)
-  matrix qkv;                               ///< (Q, (n_q + 2 n_kv) D)
-  head_matrix attended;                     ///< (Q, n_q, D)
-  matrix last_normed;                       ///< (1, hidden)
-  std::vector<head_matrix> partial;         ///< R + 1 of (Q, n_q, D) fp32: each rank's shard, then query and answer tokens
+  std::int32_t* ids = nullptr;        ///< (Q)
+  std::int32_t* positions = nullptr;  ///< (Q)
+  matrix hidden;                      ///< (Q, hidden)
+  matrix qkv;                         ///< (Q, (n_q + 2 n_kv) D)
+  head_matrix attended;               ///< (Q, n_q, D)
+  matrix last_normed;                 ///< (1, hidden)
+  std::vector<head_matrix> partial;   ///< R + 1 of (Q, n_q, D) fp32: each rank's shard, then query and answer tokens
   std::vector<matrix> partial_log_sum_exp;  ///< R + 1 of (Q, n_q) fp32
   std::byte* attention = nullptr;
 };
@@ -48,15 +48,16 @@ class decode_pass final : public pass {
     std::function<void(std::span<const float>)> on_first_logits;  ///< (vocabulary); empty: nobody wants them
   };
 
-  decode_pass(device_context& device, const job_plan& plan, int rank, job_id job, const kv_shard& shard, const question& asked,
-              transport& network, pass_progress& progress, listener hears);
+  decode_pass(device_context& device, const job_plan& plan, int rank, job_id job, const kv_shard& shard,
+              const question& asked, transport& network, pass_progress& progress, listener hears);
 
   /// Seconds from the first step until the query had run and the first token was there.
   [[nodiscard]] double first_token_s() const { return first_token_s_; }
   [[nodiscard]] int answer_tokens() const { return answer_tokens_; }
 
   [[nodiscard]] static std::size_t bytes_needed(backend& kernels, const model_config& config, int ranks,
-                                                std::int64_t block_tokens, std::int64_t query_tokens, int max_new_tokens);
+                                                std::int64_t block_tokens, std::int64_t query_tokens,
+                                                int max_new_tokens);
   /// The most tokens of a query that run at once.
   static constexpr std::int64_t piece_tokens = 64;
 

@@ -1,10 +1,10 @@
 #include "runtime/device/arena.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <iterator>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "kernels/fault.hpp"
 
@@ -34,8 +34,9 @@ extent arena::take(std::size_t bytes, const std::string& purpose) {
   const std::size_t wanted = aligned(std::max<std::size_t>(bytes, 1));
   const auto room = std::ranges::find_if(free_, [&](const auto& piece) { return piece.second >= wanted; });
   if (room == free_.end()) {
-    throw fault(fault_code::out_of_memory, fmt::format("{} needs {} bytes; {} of {} are free, the largest piece has {}", purpose, wanted,
-                                                       bytes_free(), this->bytes(), largest_free_bytes()));
+    throw fault(fault_code::out_of_memory,
+                fmt::format("{} needs {} bytes; {} of {} are free, the largest piece has {}", purpose, wanted,
+                            bytes_free(), this->bytes(), largest_free_bytes()));
   }
   std::byte* const at = room->first;
   const std::size_t rest = room->second - wanted;

@@ -5,8 +5,8 @@
 namespace baton {
 namespace {
 
-void cut_fixed(layout& cut, backend& kernels, const model_config& config, std::int64_t retaining_width, const device_options& options,
-               rope_table& rope, chunk_scratch& scratch) {
+void cut_fixed(layout& cut, backend& kernels, const model_config& config, std::int64_t retaining_width,
+               const device_options& options, rope_table& rope, chunk_scratch& scratch) {
   const auto type = kernels.activation_type();
   const std::int64_t chunk = options.chunk_tokens_max;
   rope.cosines = cut.cut_matrix(options.positions_max, config.head_dim / 2, element_type::f32);

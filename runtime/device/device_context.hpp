@@ -19,11 +19,11 @@ struct device_options {
 
 /// Buffers that live within one chunk only and so serve every pass of the device in turn. C = chunk_tokens_max.
 struct chunk_scratch {
-  matrix normed;              ///< (C, hidden)
-  matrix gate_up;             ///< (C, 2 F)
-  matrix gated;               ///< (C, F)
-  matrix retain_hidden;       ///< (C, W)
-  matrix logits;              ///< (1, vocabulary) fp32
+  matrix normed;         ///< (C, hidden)
+  matrix gate_up;        ///< (C, 2 F)
+  matrix gated;          ///< (C, F)
+  matrix retain_hidden;  ///< (C, W)
+  matrix logits;         ///< (1, vocabulary) fp32
   std::byte* sampling = nullptr;
   std::int32_t* token = nullptr;
 };
@@ -46,8 +46,8 @@ class device_context {
   [[nodiscard]] element_type activation() const { return kernels_.activation_type(); }
 
   /// Bytes that a context takes beside the arena: RoPE table and chunk scratch.
-  [[nodiscard]] static std::size_t fixed_bytes(backend& kernels, const model_config& config, std::int64_t retaining_width,
-                                               const device_options& options);
+  [[nodiscard]] static std::size_t fixed_bytes(backend& kernels, const model_config& config,
+                                               std::int64_t retaining_width, const device_options& options);
 
  private:
   device_options options_;

@@ -51,13 +51,15 @@ std::vector<pass_snapshot> device_loop::snapshot() const {
   std::vector<pass_snapshot> all;
   for (const auto& [key, s] : shards_) {
     const auto& p = *s->progress;
-    all.push_back({s->job, s->rank, p.layer.load(std::memory_order_relaxed), p.tokens_done.load(std::memory_order_relaxed),
-                   p.waiting_for.load(std::memory_order_relaxed), p.chunks.load(std::memory_order_relaxed)});
+    all.push_back({s->job, s->rank, p.layer.load(std::memory_order_relaxed),
+                   p.tokens_done.load(std::memory_order_relaxed), p.waiting_for.load(std::memory_order_relaxed),
+                   p.chunks.load(std::memory_order_relaxed)});
   }
   return all;
 }
 
 void device_loop::run() {
+  device_.kernels().adopt_compute_thread();
   for (;;) {
     std::vector<device_command> commands;
     bool stopping = false;
@@ -83,7 +85,8 @@ void device_loop::handle(start_prefill&& command) {
   s->keep_chosen_units = command.keep_chosen_units;
   try {
     s->network = endpoint_.join(s->job, s->rank, s->plan.ranks(), command.attempt);
-    s->prefill = std::make_unique<prefill_pass>(device_, s->plan, s->rank, s->job, command.ids, *s->network, *s->progress);
+    s->prefill =
+        std::make_unique<prefill_pass>(device_, s->plan, s->rank, s->job, command.ids, *s->network, *s->progress);
   } catch (const fault& why) {
     on_event_(pass_failed{command.job, command.rank, 0, why});
     return;
@@ -98,7 +101,9 @@ void device_loop::handle(start_answer&& command) {
     decode_pass::listener hears;
     const job_id job = command.job;
     const auto number = command.asked.number;
-    hears.on_token = [this, job, number](int index, std::int32_t token) { on_event_(token_chosen{job, number, index, token}); };
+    hears.on_token = [this, job, number](int index, std::int32_t token) {
+      on_event_(token_chosen{job, number, index, token});
+    };
     if (command.keep_first_logits) {
       hears.on_first_logits = [this, job, number](std::span<const float> logits) {
         on_event_(logits_ready{job, number, {logits.begin(), logits.end()}});
@@ -106,7 +111,8 @@ void device_loop::handle(start_answer&& command) {
     }
     s->asked = command.asked;
     try {
-      s->answer = std::make_unique<decode_pass>(device_, s->plan, s->rank, s->job, *s->kv, s->asked, *s->network, *s->progress, std::move(hears));
+      s->answer = std::make_unique<decode_pass>(device_, s->plan, s->rank, s->job, *s->kv, s->asked, *s->network,
+                                                *s->progress, std::move(hears));
     } catch (const fault& why) {
       fail(*s, why);
     }
@@ -142,13 +148,19 @@ bool device_loop::step(shard& s) {
     if (s.prefill) {
       prefill_done done{s.job, s.rank, s.prefill->timings(), s.network->counts(), device_.config().kv_heads, {}};
       if (s.keep_chosen_units) {
-        for (int layer = 0; layer < device_.config().layers; ++layer) done.chosen_units.push_back(s.prefill->chosen_units(layer));
+        for (int layer = 0; layer < device_.config().layers; ++layer)
+          done.chosen_units.push_back(s.prefill->chosen_units(layer));
       }
       s.kv.emplace(s.prefill->take_shard());
       s.prefill.reset();
       on_event_(std::move(done));
     } else {
-      const answer_done done{s.job, s.rank, s.asked.number, s.answer->answer_tokens(), s.answer->first_token_s(), s.answer->timings(),
+      const answer_done done{s.job,
+                             s.rank,
+                             s.asked.number,
+                             s.answer->answer_tokens(),
+                             s.answer->first_token_s(),
+                             s.answer->timings(),
                              s.network->counts()};
       s.answer.reset();
       on_event_(done);

@@ -45,7 +45,9 @@ std::uint16_t bf16_of(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-std::int64_t row_width(const model_config& c) { return static_cast<std::int64_t>(c.heads + 2 * c.kv_heads) * c.head_dim; }
+std::int64_t row_width(const model_config& c) {
+  return static_cast<std::int64_t>(c.heads + 2 * c.kv_heads) * c.head_dim;
+}
 
 struct fixed_weights {
   matrix embedding;
@@ -54,7 +56,9 @@ struct fixed_weights {
 };
 
 fixed_weights cut_fixed(layout& cut, const model_config& c, element_type type) {
-  const auto norm = [&] { return reinterpret_cast<float*>(cut.cut(sizeof(float) * static_cast<std::size_t>(c.hidden))); };
+  const auto norm = [&] {
+    return reinterpret_cast<float*>(cut.cut(sizeof(float) * static_cast<std::size_t>(c.hidden)));
+  };
   fixed_weights fixed;
   fixed.embedding = cut.cut_matrix(c.vocabulary, c.hidden, type);
   fixed.final_norm = norm();

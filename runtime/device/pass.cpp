@@ -3,7 +3,8 @@
 namespace baton {
 
 std::string_view name_of(phase p) {
-  constexpr std::array<std::string_view, phase_count> names{"project", "compress", "exchange", "attend", "feed_forward"};
+  constexpr std::array<std::string_view, phase_count> names{"project", "compress", "exchange", "attend",
+                                                            "feed_forward"};
   return names[static_cast<std::size_t>(p)];
 }
 
@@ -16,7 +17,9 @@ double pass::elapsed_s() const { return begun_ ? std::chrono::duration<double>(c
 
 pass::state pass::step() {
   const auto entered = clock::now();
-  const auto seconds_since = [](clock::time_point then, clock::time_point now) { return std::chrono::duration<double>(now - then).count(); };
+  const auto seconds_since = [](clock::time_point then, clock::time_point now) {
+    return std::chrono::duration<double>(now - then).count();
+  };
   if (!begun_) begun_ = entered;
   if (place_.waiting_for && !place_.waiting_for->done()) {
     progress_.waiting_for.store(place_.waiting_for->missing_rank(), std::memory_order_relaxed);

@@ -20,9 +20,9 @@ std::string_view name_of(phase p);
 /// What others may know about a pass while it runs: written by the compute thread, read by any.
 struct pass_progress {
   std::atomic<int> layer{0};
-  std::atomic<std::int64_t> tokens_done{0};    ///< token-layers finished: all layers x tokens at the end
-  std::atomic<int> waiting_for{-1};            ///< rank whose block is missing, -1: none
-  std::atomic<std::uint64_t> chunks{0};        ///< grows while the pass lives: a sign of life
+  std::atomic<std::int64_t> tokens_done{0};  ///< token-layers finished: all layers x tokens at the end
+  std::atomic<int> waiting_for{-1};          ///< rank whose block is missing, -1: none
+  std::atomic<std::uint64_t> chunks{0};      ///< grows while the pass lives: a sign of life
 };
 
 /// Where a pass's time went, in seconds.
@@ -62,7 +62,10 @@ class pass {
   class timed {
    public:
     timed(pass_timings& timings, phase p) : timings_(timings), phase_(p) {}
-    ~timed() { timings_.phase_s[static_cast<std::size_t>(phase_)] += std::chrono::duration<double>(clock::now() - begun_).count(); }
+    ~timed() {
+      timings_.phase_s[static_cast<std::size_t>(phase_)] +=
+          std::chrono::duration<double>(clock::now() - begun_).count();
+    }
     timed(const timed&) = delete;
     timed& operator=(const timed&) = delete;
 

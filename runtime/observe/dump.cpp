@@ -1,10 +1,10 @@
 #include "runtime/observe/dump.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <functional>
 #include <string>
+
+#include <fmt/format.h>
 
 #include "kernels/fault.hpp"
 #include "runtime/model/safetensors.hpp"
@@ -15,7 +15,8 @@ namespace {
 void check(const selected_units& units, const std::string& name) {
   const std::size_t heads = units.kv_heads > 0 ? static_cast<std::size_t>(units.kv_heads) : 0;
   if (heads == 0 || units.indices.size() % heads != 0) {
-    throw fault(fault_code::internal, fmt::format("{} units cannot be shared by {} KV heads", units.indices.size(), units.kv_heads), name);
+    throw fault(fault_code::internal,
+                fmt::format("{} units cannot be shared by {} KV heads", units.indices.size(), units.kv_heads), name);
   }
   const std::size_t of_head = units.indices.size() / heads;
   for (std::size_t head = 0; head < heads; ++head) {
@@ -28,19 +29,25 @@ void check(const selected_units& units, const std::string& name) {
 
 }  // namespace
 
-void write_dump(const std::filesystem::path& path, std::span<const float> first_logits, std::span<const selected_units> selected) {
+void write_dump(const std::filesystem::path& path, std::span<const float> first_logits,
+                std::span<const selected_units> selected) {
   // Sized in advance: the views borrow the names.
   std::vector<std::string> names;
   names.reserve(selected.size());
   std::vector<tensor_view> tensors;
-  tensors.push_back({"first_logits", tensor_type::f32, {static_cast<std::int64_t>(first_logits.size())}, std::as_bytes(first_logits)});
+  tensors.push_back({"first_logits",
+                     tensor_type::f32,
+                     {static_cast<std::int64_t>(first_logits.size())},
+                     std::as_bytes(first_logits)});
   for (const auto& units : selected) {
     if (units.indices.empty()) continue;
     const auto& name = names.emplace_back(fmt::format("selected.layer{}.rank{}", units.layer, units.rank));
     check(units, name);
     const std::int64_t heads = units.kv_heads;
-    tensors.push_back(
-        {name, tensor_type::i32, {heads, static_cast<std::int64_t>(units.indices.size()) / heads}, std::as_bytes(std::span(units.indices))});
+    tensors.push_back({name,
+                       tensor_type::i32,
+                       {heads, static_cast<std::int64_t>(units.indices.size()) / heads},
+                       std::as_bytes(std::span(units.indices))});
   }
   write_safetensors(path, tensors);
 }

@@ -18,6 +18,7 @@ struct selected_units {
 /// Writes a safetensors file with `first_logits`, F32 (vocabulary), and for each layer and rank that chose any units
 /// `selected.layer{i}.rank{h}`, I32 (kv_heads, units). Throws what write_safetensors throws, and fault(internal) for
 /// indices that are not as described.
-void write_dump(const std::filesystem::path& path, std::span<const float> first_logits, std::span<const selected_units> selected);
+void write_dump(const std::filesystem::path& path, std::span<const float> first_logits,
+                std::span<const selected_units> selected);
 
 }  // namespace baton

@@ -1,10 +1,10 @@
 #include "runtime/observe/format.hpp"
 
-#include <fmt/format.h>
-
 #include <array>
 #include <cmath>
 #include <cstddef>
+
+#include <fmt/format.h>
 
 #include "runtime/model/utf8.hpp"
 

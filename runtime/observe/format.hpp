@@ -19,13 +19,13 @@ std::string format_count(std::int64_t count);
 /// A rate in things per second with no more digits than mean something: "2,663", "41.2"; "-" for none.
 std::string format_rate(double per_second);
 
-/// `text` as it may be sent to a terminal: valid UTF-8 in which line feed and tab are the only control characters. Others
-/// (escape sequences, carriage returns, C1 controls) and marks that turn the writing direction become visible as "\x1b", "\u202e".
-/// What is not UTF-8 becomes U+FFFD.
+/// `text` as it may be sent to a terminal: valid UTF-8 in which line feed and tab are the only control characters.
+/// Others (escape sequences, carriage returns, C1 controls) and marks that turn the writing direction become visible
+/// as "\x1b", "\u202e". What is not UTF-8 becomes U+FFFD.
 std::string printable(std::string_view text);
 
-/// Columns that `text` takes on a terminal: one for a character, none for an escape sequence that sets colour or moves the
-/// cursor.
+/// Columns that `text` takes on a terminal: one for a character, none for an escape sequence that sets colour or
+/// moves the cursor.
 int display_columns(std::string_view text);
 
 /// `text` in at most `columns` columns, its end replaced by "~" where it is longer. For text without escape sequences.

@@ -1,17 +1,19 @@
 #include "runtime/observe/plan_text.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <set>
 #include <utility>
+
+#include <fmt/format.h>
 
 namespace baton {
 namespace {
 
 using nlohmann::json;
 
-std::string place_of(std::string_view node, std::string_view device) { return printable(fmt::format("{}/{}", node, device)); }
+std::string place_of(std::string_view node, std::string_view device) {
+  return printable(fmt::format("{}/{}", node, device));
+}
 
 std::string runs_text(const std::vector<token_run>& runs) {
   std::string text;
@@ -59,14 +61,19 @@ std::string heading(const job_plan& plan, int columns) {
   std::set<std::pair<std::string, std::string>> places;
   for (const auto& shard : plan.shards) places.emplace(shard.node, shard.device);
   const auto device_count = static_cast<std::int64_t>(places.size());
-  std::string text = labelled("strategy", fmt::format("{}, {} on {}", printable(plan.strategy), count_of(plan.ranks(), "rank"),
-                                                      count_of(device_count, "device")), columns);
-  text += labelled("document", fmt::format("{} (opening {}), query {}, chunks of {}", count_of(plan.document_tokens, "token"),
-                                           format_count(plan.system_tokens), count_of(plan.query_tokens, "token"),
-                                           format_count(plan.chunk_tokens)), columns);
+  std::string text = labelled("strategy",
+                              fmt::format("{}, {} on {}", printable(plan.strategy), count_of(plan.ranks(), "rank"),
+                                          count_of(device_count, "device")),
+                              columns);
+  text += labelled("document",
+                   fmt::format("{} (opening {}), query {}, chunks of {}", count_of(plan.document_tokens, "token"),
+                               format_count(plan.system_tokens), count_of(plan.query_tokens, "token"),
+                               format_count(plan.chunk_tokens)),
+                   columns);
   if (plan.ranks() > 1) {
     std::string anchor = plan.anchor_tokens == 0 ? "none" : count_of(plan.anchor_tokens, "token");
-    if (std::ranges::any_of(plan.shards, &shard_plan::anchor_aside)) anchor += "; rank 0 computes it aside, to score with its query";
+    if (std::ranges::any_of(plan.shards, &shard_plan::anchor_aside))
+      anchor += "; rank 0 computes it aside, to score with its query";
     text += labelled("anchor block", anchor, columns);
   }
   if (plan.compressor == compressor_kind::none) {
@@ -90,10 +97,11 @@ std::string blocks_table(const job_plan& plan, int columns) {
   // Rank, three counts and the gaps take 36 columns; a device's name needs some as well.
   block_width = std::min(block_width, static_cast<std::size_t>(columns - 44));
   const int place_width = columns - 36 - static_cast<int>(block_width);
-  const auto row = [&](const auto& rank, std::string_view block, std::string_view anchor, std::string_view passes, std::string_view receives,
-                       std::string_view place) {
-    const auto line = fmt::format("{:>5}  {:>{}}  {:>7}  {:>6}  {:>9} {}", rank, shortened(block, static_cast<int>(block_width)), block_width,
-                                  anchor, passes, receives, shortened(place, place_width));
+  const auto row = [&](const auto& rank, std::string_view block, std::string_view anchor, std::string_view passes,
+                       std::string_view receives, std::string_view place) {
+    const auto line =
+        fmt::format("{:>5}  {:>{}}  {:>7}  {:>6}  {:>9} {}", rank, shortened(block, static_cast<int>(block_width)),
+                    block_width, anchor, passes, receives, shortened(place, place_width));
     return shortened(line, columns) + '\n';
   };
   std::string text = row("rank", "block", "anchor", "passes", "receives", "device");
@@ -107,15 +115,17 @@ std::string blocks_table(const job_plan& plan, int columns) {
 
 std::string memory_table(const plan_costs& costs, int columns) {
   const int place_width = columns - 55;
-  const auto row = [&](std::string_view weights, std::string_view kv, std::string_view workspace, std::string_view fixed, std::string_view total,
-                       std::string_view place) {
-    const auto line = fmt::format("{:>10} {:>10} {:>10} {:>10} {:>10} {}", weights, kv, workspace, fixed, total, shortened(place, place_width));
+  const auto row = [&](std::string_view weights, std::string_view kv, std::string_view workspace,
+                       std::string_view fixed, std::string_view total, std::string_view place) {
+    const auto line = fmt::format("{:>10} {:>10} {:>10} {:>10} {:>10} {}", weights, kv, workspace, fixed, total,
+                                  shortened(place, place_width));
     return shortened(line, columns) + '\n';
   };
   std::string text = row("weights", "KV", "workspace", "scratch", "total", "device");
   for (const auto& device : costs.devices) {
-    text += row(format_bytes(device.weights_bytes), format_bytes(device.kv_bytes), format_bytes(device.workspace_bytes),
-                format_bytes(device.fixed_bytes), format_bytes(device.total_bytes()), place_of(device.node, device.device));
+    text +=
+        row(format_bytes(device.weights_bytes), format_bytes(device.kv_bytes), format_bytes(device.workspace_bytes),
+            format_bytes(device.fixed_bytes), format_bytes(device.total_bytes()), place_of(device.node, device.device));
   }
   return text;
 }
@@ -124,8 +134,10 @@ json to_json(const std::vector<token_run>& runs) {
   json list = json::array();
   for (const auto& run : runs) {
     const bool from_document = run.source == token_run::source_kind::document;
-    list.push_back(
-        {{"source", from_document ? "document" : "query"}, {"first", run.first}, {"count", run.count}, {"position", run.position}});
+    list.push_back({{"source", from_document ? "document" : "query"},
+                    {"first", run.first},
+                    {"count", run.count},
+                    {"position", run.position}});
   }
   return list;
 }
@@ -159,7 +171,8 @@ std::string describe(const job_plan& plan, const plan_costs& costs, int columns)
   text += labelled("workspace", "holds hidden states, q, k and v, and passing blocks", columns);
   text += labelled("prefill", traffic_text(costs.prefill), columns);
   text += labelled("each new token", traffic_text(costs.decode_per_token), columns);
-  if (costs.relay_log_bytes > 0) text += labelled("relay log", fmt::format("at most {}", format_bytes(costs.relay_log_bytes)), columns);
+  if (costs.relay_log_bytes > 0)
+    text += labelled("relay log", fmt::format("at most {}", format_bytes(costs.relay_log_bytes)), columns);
   return text;
 }
 

@@ -10,8 +10,9 @@
 
 namespace baton {
 
-/// A plan as a person reads it, lines of at most `columns` (at least 60) that end with a newline: the strategy, the rank of each block with
-/// where it is computed, what it passes and receives (KV units per KV head), the compressor and why, memory per device, messages and bytes.
+/// A plan as a person reads it, lines of at most `columns` (at least 60) that end with a newline: the strategy, the
+/// rank of each block with where it is computed, what it passes and receives (KV units per KV head), the compressor
+/// and why, memory per device, messages and bytes.
 std::string describe(const job_plan& plan, const plan_costs& costs, int columns = 80);
 
 /// Every field of the plan under its own name; lengths in tokens, units per KV head.

@@ -1,10 +1,10 @@
 #include "runtime/observe/run_result.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <string_view>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "runtime/model/utf8.hpp"
 #include "runtime/observe/format.hpp"
@@ -85,14 +85,15 @@ run_result make_run_result(const job_plan& plan, const job_finished& finished, s
 }
 
 std::string table(const run_result& result) {
-  const auto row = [](std::string_view rank, std::int64_t tokens, double compute_s, double wait_s, std::int64_t sent, std::int64_t received,
-                      std::string_view place) {
-    const auto text = fmt::format("{:>5} {:>11} {:>10} {:>10} {:>11} {:>11}  {}", rank, format_count(tokens), format_seconds(compute_s),
-                                  format_seconds(wait_s), format_bytes(sent), format_bytes(received), place);
+  const auto row = [](std::string_view rank, std::int64_t tokens, double compute_s, double wait_s, std::int64_t sent,
+                      std::int64_t received, std::string_view place) {
+    const auto text = fmt::format("{:>5} {:>11} {:>10} {:>10} {:>11} {:>11}  {}", rank, format_count(tokens),
+                                  format_seconds(compute_s), format_seconds(wait_s), format_bytes(sent),
+                                  format_bytes(received), place);
     return shortened(text.substr(0, text.find_last_not_of(' ') + 1), columns) + '\n';
   };
-  std::string text =
-      fmt::format("{:>5} {:>11} {:>10} {:>10} {:>11} {:>11}  {}\n", "rank", "tokens", "compute", "wait", "sent", "received", "device");
+  std::string text = fmt::format("{:>5} {:>11} {:>10} {:>10} {:>11} {:>11}  {}\n", "rank", "tokens", "compute", "wait",
+                                 "sent", "received", "device");
   rank_row sum;
   for (const auto& rank : result.ranks) {
     const std::int64_t tokens = rank.anchor_tokens + rank.block_tokens;
@@ -104,14 +105,18 @@ std::string table(const run_result& result) {
     sum.bytes_sent += rank.bytes_sent;
     sum.bytes_received += rank.bytes_received;
   }
-  if (result.ranks.size() > 1) text += row("sum", sum.block_tokens, sum.compute_s, sum.wait_s, sum.bytes_sent, sum.bytes_received, "");
+  if (result.ranks.size() > 1)
+    text += row("sum", sum.block_tokens, sum.compute_s, sum.wait_s, sum.bytes_sent, sum.bytes_received, "");
   text += '\n';
-  text += fmt::format("{:<12} {:>10}   {} document tokens at {} tokens/s ({})\n", "prefill", format_seconds(result.prefill_s),
-                      format_count(result.plan.document_tokens), format_rate(prefill_tokens_per_s(result)), printable(result.plan.strategy));
-  text += fmt::format("{:<12} {:>10}   from the question's start\n", "first token", format_seconds(result.first_token_s));
+  text += fmt::format("{:<12} {:>10}   {} document tokens at {} tokens/s ({})\n", "prefill",
+                      format_seconds(result.prefill_s), format_count(result.plan.document_tokens),
+                      format_rate(prefill_tokens_per_s(result)), printable(result.plan.strategy));
+  text +=
+      fmt::format("{:<12} {:>10}   from the question's start\n", "first token", format_seconds(result.first_token_s));
   text += fmt::format("{:<12} {:>10}   tokens/s, {} in the answer\n", "decode", format_rate(result.decode_tokens_per_s),
                       format_count(static_cast<std::int64_t>(result.answer_ids.size())));
-  if (result.answer.empty() && !result.answer_ids.empty()) text += "answer token ids\n" + ids_text(result.answer_ids) + '\n';
+  if (result.answer.empty() && !result.answer_ids.empty())
+    text += "answer token ids\n" + ids_text(result.answer_ids) + '\n';
   return text;
 }
 
@@ -148,13 +153,16 @@ std::string comparison_text(const run_result& a, const run_result& b) {
     name_a += " (1)";
     name_b += " (2)";
   }
-  std::string text = fmt::format("answer of {}:\n{}\nanswer of {}:\n{}\n{}\n\n", name_a, answer_for_people(a), name_b, answer_for_people(b),
-                                 verdict(a, b));
-  text += fmt::format("prefill: {} {}, {} {}", name_a, format_seconds(a.prefill_s), name_b, format_seconds(b.prefill_s));
+  std::string text = fmt::format("answer of {}:\n{}\nanswer of {}:\n{}\n{}\n\n", name_a, answer_for_people(a), name_b,
+                                 answer_for_people(b), verdict(a, b));
+  text +=
+      fmt::format("prefill: {} {}, {} {}", name_a, format_seconds(a.prefill_s), name_b, format_seconds(b.prefill_s));
   if (a.prefill_s > 0 && b.prefill_s > 0) {
     const bool faster = a.prefill_s <= b.prefill_s;
     const double ratio = faster ? b.prefill_s / a.prefill_s : a.prefill_s / b.prefill_s;
-    text += ratio < 1.005 ? "; as fast as each other" : fmt::format("; {} is {:.2f} x {} than {}", name_a, ratio, faster ? "faster" : "slower", name_b);
+    text += ratio < 1.005
+                ? "; as fast as each other"
+                : fmt::format("; {} is {:.2f} x {} than {}", name_a, ratio, faster ? "faster" : "slower", name_b);
   }
   return text + '\n';
 }

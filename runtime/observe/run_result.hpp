@@ -27,7 +27,8 @@ struct rank_row {
 
 /// A finished job.
 struct run_result {
-  std::string answer;  ///< as decoded: valid UTF-8, neither stripped nor made safe for a terminal; empty where there is no tokenizer
+  /// As decoded: valid UTF-8, neither stripped nor made safe for a terminal; empty where there is no tokenizer.
+  std::string answer;
   std::vector<std::int32_t> answer_ids;
   job_plan plan;
   double prefill_s = 0;
@@ -39,14 +40,17 @@ struct run_result {
 /// Bytes of `answer` that are not UTF-8 become U+FFFD. A rank that `finished` does not name has zeros.
 run_result make_run_result(const job_plan& plan, const job_finished& finished, std::string answer);
 
-/// One line per rank and their sum, then prefill, first token and decode, in at most 80 columns. Where the answer has no text, its ids.
+/// One line per rank and their sum, then prefill, first token and decode, in at most 80 columns. Where the answer has
+/// no text, its ids.
 std::string table(const run_result& result);
 
-/// {answer, answer_ids, strategy, plan, document_tokens, query_tokens, prefill_s, first_token_s, decode_tokens_per_s, ranks: [{rank, node,
-/// device, block_tokens, anchor_tokens, passing_tokens, compute_s, wait_s, bytes_sent, bytes_received}]} with the meanings given above.
+/// {answer, answer_ids, strategy, plan, document_tokens, query_tokens, prefill_s, first_token_s, decode_tokens_per_s,
+/// ranks: [{rank, node, device, block_tokens, anchor_tokens, passing_tokens, compute_s, wait_s, bytes_sent,
+/// bytes_received}]} with the meanings given above.
 nlohmann::json to_json(const run_result& result);
 
-/// Both answers, whether they are the same, and how their prefills compare: `a` is the run asked for, `b` what it is compared with.
+/// Both answers, whether they are the same, and how their prefills compare: `a` is the run asked for, `b` what it is
+/// compared with.
 std::string comparison_text(const run_result& a, const run_result& b);
 
 }  // namespace baton

@@ -1,12 +1,12 @@
 #include "runtime/observe/run_view.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <iterator>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "runtime/observe/format.hpp"
 #include "runtime/observe/plan_text.hpp"
@@ -34,7 +34,9 @@ double ratio(std::int64_t part, std::int64_t whole) {
 int percent(double fraction) { return static_cast<int>(std::floor(fraction * 100 + 1e-9)); }
 
 /// A time that changes with every frame: tenths of a second, so that its unit does not jump about.
-std::string running(double seconds) { return seconds >= 0 && seconds < 119.95 ? fmt::format("{:.1f} s", seconds) : format_seconds(seconds); }
+std::string running(double seconds) {
+  return seconds >= 0 && seconds < 119.95 ? fmt::format("{:.1f} s", seconds) : format_seconds(seconds);
+}
 
 /// Which parts of a bar's line a terminal has room for.
 struct bar_layout {
@@ -62,7 +64,9 @@ struct bar_layout {
 
 }  // namespace
 
-double steady_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double steady_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 run_view::run_view(std::FILE* progress_out, std::FILE* answer_out, const view_options& options, view_clock clock)
     : progress_out_(progress_out), answer_out_(answer_out), options_(options), clock_(std::move(clock)) {}
@@ -120,7 +124,8 @@ void run_view::prefill_done(double prefill_s) {
     frame_lines_ = 0;  // this frame stays
   } else {
     const double rate = prefill_s > 0 ? static_cast<double>(document_tokens_) / prefill_s : 0;
-    write(progress_out_, fmt::format("prefill 100 % in {}, {} document tokens/s\n", format_seconds(prefill_s), format_rate(rate)));
+    write(progress_out_,
+          fmt::format("prefill 100 % in {}, {} document tokens/s\n", format_seconds(prefill_s), format_rate(rate)));
   }
 }
 
@@ -205,11 +210,14 @@ std::vector<std::string> run_view::bars(int width) const {
   std::vector<std::string> lines{shortened(heading, width)};
   for (std::size_t h = 0; h < ranks_.size(); ++h) {
     const auto& rank = ranks_[h];
-    std::string line = fmt::format("{:>4} {}{:>4} %", h, bar(ratio(rank.tokens_done, rank.tokens_total), layout.bar), percent_of(rank));
-    if (layout.layer) line += fmt::format("{:>{}}", fmt::format("{}/{}", std::min(rank.layer + 1, layers_), layers), layer_columns);
+    std::string line = fmt::format("{:>4} {}{:>4} %", h, bar(ratio(rank.tokens_done, rank.tokens_total), layout.bar),
+                                   percent_of(rank));
+    if (layout.layer)
+      line += fmt::format("{:>{}}", fmt::format("{}/{}", std::min(rank.layer + 1, layers_), layers), layer_columns);
     if (layout.rate) line += fmt::format("{:>12}", format_rate(tokens_per_s(rank)));
     const bool waits = !rank.done() && rank.waiting_for >= 0;
-    if (waits && layout.state > 0) line += fmt::format("  {} {}", layout.state > 9 ? "waits for rank" : "for", rank.waiting_for);
+    if (waits && layout.state > 0)
+      line += fmt::format("  {} {}", layout.state > 9 ? "waits for rank" : "for", rank.waiting_for);
     line = shortened(line, width);
     lines.push_back(rank.done() ? colored(green, line) : waits ? colored(yellow, line) : line);
   }
@@ -225,7 +233,8 @@ std::vector<std::string> run_view::grid(int width) const {
     if (h % cells == 0) lines.emplace_back();
     const auto& rank = ranks_[h];
     const bool waits = !rank.done() && rank.waiting_for >= 0;
-    std::string cell = shortened(fmt::format("  {:>{}} {:>3} %{}", h, rank_columns, percent_of(rank), waits ? '*' : ' '), width);
+    std::string cell =
+        shortened(fmt::format("  {:>{}} {:>3} %{}", h, rank_columns, percent_of(rank), waits ? '*' : ' '), width);
     lines.back() += rank.done() ? colored(green, cell) : waits ? colored(yellow, cell) : cell;
   }
   return lines;
@@ -242,7 +251,8 @@ std::string run_view::counts_line() const {
     } else if (rank.waiting_for >= 0) {
       ++waiting;
     }
-    if (ratio(rank.tokens_done, rank.tokens_total) < ratio(ranks_[slowest].tokens_done, ranks_[slowest].tokens_total)) slowest = h;
+    if (ratio(rank.tokens_done, rank.tokens_total) < ratio(ranks_[slowest].tokens_done, ranks_[slowest].tokens_total))
+      slowest = h;
   }
   std::string line = fmt::format("{} ranks: {} done, {} wait*", ranks_.size(), done, waiting);
   if (done < ranks_.size()) {
@@ -283,26 +293,32 @@ std::vector<std::string> run_view::frame(double now_s) const {
 
 std::string run_view::plain_line(double now_s) const {
   const auto all = sum(now_s);
-  auto line = fmt::format("prefill {:>3} % after {}, ETA {}", percent(all.fraction), running(all.elapsed_s), running(all.left_s));
+  auto line = fmt::format("prefill {:>3} % after {}, ETA {}", percent(all.fraction), running(all.elapsed_s),
+                          running(all.left_s));
   const auto [least, most] = std::ranges::minmax_element(ranks_, {}, &rank_state::layer);
   if (least != ranks_.end()) {
     const int first = std::min(least->layer + 1, layers_);
     const int last = std::min(most->layer + 1, layers_);
-    line += first == last ? fmt::format("; layer {}/{}", first, layers_) : fmt::format("; layers {} to {} of {}", first, last, layers_);
+    line += first == last ? fmt::format("; layer {}/{}", first, layers_)
+                          : fmt::format("; layers {} to {} of {}", first, last, layers_);
   }
   std::vector<std::size_t> waiting;
   for (std::size_t h = 0; h < ranks_.size(); ++h) {
     if (!ranks_[h].done() && ranks_[h].waiting_for >= 0) waiting.push_back(h);
   }
   if (all.elapsed_s > 0) {
-    line += fmt::format("; {} tokens/s", format_rate(all.fraction * static_cast<double>(document_tokens_) / all.elapsed_s));
+    line +=
+        fmt::format("; {} tokens/s", format_rate(all.fraction * static_cast<double>(document_tokens_) / all.elapsed_s));
   }
-  if (waiting.size() == 1) line += fmt::format("; rank {} waits for rank {}", waiting[0], ranks_[waiting[0]].waiting_for);
+  if (waiting.size() == 1)
+    line += fmt::format("; rank {} waits for rank {}", waiting[0], ranks_[waiting[0]].waiting_for);
   if (waiting.size() > 1) line += fmt::format("; {} ranks wait", waiting.size());
   return line + '\n';
 }
 
-std::string run_view::to_top_of_frame() const { return frame_lines_ > 0 ? fmt::format("\r\x1b[{}A", frame_lines_) : ""; }
+std::string run_view::to_top_of_frame() const {
+  return frame_lines_ > 0 ? fmt::format("\r\x1b[{}A", frame_lines_) : "";
+}
 
 void run_view::show(double now_s, std::string_view above) {
   std::string text = to_top_of_frame();

@@ -18,8 +18,8 @@ struct view_options {
   bool terminal = false;  ///< progress_out is one: frames are redrawn in place; else plain lines without escape codes
   int columns = 80;
   int rows = 24;
-  bool color = false;     ///< only looked at on a terminal
-  bool quiet = false;     ///< nothing but the answer's text
+  bool color = false;  ///< only looked at on a terminal
+  bool quiet = false;  ///< nothing but the answer's text
 };
 
 /// Seconds on a clock that never runs backwards.
@@ -27,17 +27,20 @@ using view_clock = std::function<double()>;
 double steady_seconds();
 
 /// What a person sees of a run while it goes on. Plan, progress and messages go to `progress_out` (stderr), the answer to
-/// `answer_out` (stdout), where the caller prints the table of run_result.hpp after it: `baton run … | cat` shows answer and table there.
+/// `answer_out` (stdout), where the caller prints the table of run_result.hpp after it, so that `baton run … | cat` gives
+/// answer and table.
 ///
-/// On a terminal: one bar per rank and one for the whole job, at most ten frames a second, each a single write that moves the cursor up over the
-/// previous frame; no line is as wide as the terminal, and no frame as high. With many ranks or few rows the bars become a grid, and then a
-/// summary. Between frames the cursor stands on the line below, so that a program that ends leaves a proper terminal.
+/// On a terminal: one bar per rank and one for the whole job, at most ten frames a second, each a single write that moves
+/// the cursor up over the previous frame; no line is as wide as the terminal, and no frame as high. With many ranks or few
+/// rows the bars become a grid, and then a summary. Between frames the cursor stands on the line below, so that a program
+/// that ends leaves a proper terminal.
 /// Elsewhere: a line for every 10 % and at least every 30 s, at most one a second.
 ///
 /// Jobs follow one another: plan() begins the next. Borrows both streams. One thread.
 class run_view {
  public:
-  run_view(std::FILE* progress_out, std::FILE* answer_out, const view_options& options, view_clock clock = steady_seconds);
+  run_view(std::FILE* progress_out, std::FILE* answer_out, const view_options& options,
+           view_clock clock = steady_seconds);
 
   /// A job was accepted; `layers` of the model.
   void plan(const job_plan& plan, const plan_costs& costs, int layers);
@@ -55,7 +58,7 @@ class run_view {
   struct rank_state {
     std::int64_t tokens_total = 0;  ///< token-layers
     std::int64_t tokens_done = 0;
-    double moved_s = 0;             ///< when tokens_done last changed
+    double moved_s = 0;  ///< when tokens_done last changed
     int layer = 0;
     int waiting_for = -1;
 
@@ -95,12 +98,12 @@ class run_view {
   std::int64_t document_tokens_ = 0;
   bool prefilling_ = false;
   double began_s_ = 0;
-  double shown_s_ = 0;          ///< when the last frame or line was written
-  int shown_tenths_ = 0;        ///< of the job, in the last plain line
-  double prefill_s_ = -1;       ///< -1: not done
-  std::size_t frame_lines_ = 0; ///< on the screen, above the cursor
+  double shown_s_ = 0;           ///< when the last frame or line was written
+  int shown_tenths_ = 0;         ///< of the job, in the last plain line
+  double prefill_s_ = -1;        ///< -1: not done
+  std::size_t frame_lines_ = 0;  ///< on the screen, above the cursor
   bool answering_ = false;
-  bool at_line_start_ = true;   ///< of the answer
+  bool at_line_start_ = true;  ///< of the answer
 };
 
 }  // namespace baton

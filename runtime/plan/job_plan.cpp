@@ -1,11 +1,11 @@
 #include "runtime/plan/job_plan.hpp"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <array>
 #include <numeric>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "kernels/fault.hpp"
 #include "runtime/strategy/strategy.hpp"
@@ -24,17 +24,20 @@ std::vector<std::int64_t> block_lengths(const plan_request& request) {
   const std::int64_t n = request.document_tokens;
   if (!options.block_tokens.empty()) {
     if (static_cast<int>(options.block_tokens.size()) != options.ranks) {
-      refuse("block-tokens", fmt::format("{} lengths were given for {} ranks", options.block_tokens.size(), options.ranks));
+      refuse("block-tokens",
+             fmt::format("{} lengths were given for {} ranks", options.block_tokens.size(), options.ranks));
     }
     for (const std::int64_t tokens : options.block_tokens) {
-      if (tokens < 1 || tokens > n) refuse("block-tokens", fmt::format("{} is not a length between 1 and {}", tokens, n));
+      if (tokens < 1 || tokens > n)
+        refuse("block-tokens", fmt::format("{} is not a length between 1 and {}", tokens, n));
     }
     const auto sum = std::accumulate(options.block_tokens.begin(), options.block_tokens.end(), std::int64_t{0});
     if (sum != n) refuse("block-tokens", fmt::format("the lengths add up to {}, the document has {} tokens", sum, n));
     return options.block_tokens;
   }
   if (options.ranks > n) {
-    refuse("ranks", fmt::format("{} ranks cannot share {} document tokens; at most one rank a token", options.ranks, n));
+    refuse("ranks",
+           fmt::format("{} ranks cannot share {} document tokens; at most one rank a token", options.ranks, n));
   }
   std::vector<std::int64_t> lengths(static_cast<std::size_t>(options.ranks), n / options.ranks);
   for (std::int64_t h = 0; h < n % options.ranks; ++h) ++lengths[static_cast<std::size_t>(h)];
@@ -45,13 +48,16 @@ void choose_compressor(const plan_request& request, bool queries_in_anchor, job_
   if (request.options.compressor) {
     plan.compressor = *request.options.compressor;
     if (plan.compressor == compressor_kind::none && plan.passing_tokens > 0) {
-      refuse("compressor", "apb passes compressed blocks and needs a compressor; give passing-tokens 0 to pass nothing");
+      refuse("compressor",
+             "apb passes compressed blocks and needs a compressor; give passing-tokens 0 to pass nothing");
     }
     if (plan.compressor == compressor_kind::retaining_heads && !request.has_retaining_heads) {
       refuse("compressor", "the model has no retaining_heads.safetensors; use query_key, recent or random");
     }
     if (plan.compressor == compressor_kind::query_key && !queries_in_anchor) {
-      refuse("compressor", "query_key scores against the query in the anchor block, and there is none; use retaining_heads or recent");
+      refuse(
+          "compressor",
+          "query_key scores against the query in the anchor block, and there is none; use retaining_heads or recent");
     }
     return;
   }
@@ -90,12 +96,14 @@ void check(const plan_request& request, std::span<const device_view> devices) {
   if (options.sampling.temperature < 0) refuse("temperature", "at least 0 (0 is greedy)");
   if (!(options.sampling.top_p > 0 && options.sampling.top_p <= 1)) refuse("top-p", "between 0 (excluded) and 1");
   if (request.system_tokens < 0 || request.system_tokens > request.document_tokens) {
-    refuse("system_tokens", fmt::format("{} opening tokens in a document of {}", request.system_tokens, request.document_tokens));
+    refuse("system_tokens",
+           fmt::format("{} opening tokens in a document of {}", request.system_tokens, request.document_tokens));
   }
   const std::int64_t last = request.document_tokens + request.query_tokens + options.max_new_tokens;
   if (request.positions_max > 0 && last > request.positions_max) {
-    refuse("document", fmt::format("{} document + {} query + {} new tokens exceed the {} positions of the model", request.document_tokens,
-                                   request.query_tokens, options.max_new_tokens, request.positions_max));
+    refuse("document",
+           fmt::format("{} document + {} query + {} new tokens exceed the {} positions of the model",
+                       request.document_tokens, request.query_tokens, options.max_new_tokens, request.positions_max));
   }
 }
 
@@ -165,7 +173,8 @@ job_plan make_job_plan(const plan_request& request, std::span<const device_view>
   return plan;
 }
 
-shard_tokens tokens_of(const shard_plan& shard, std::span<const std::int32_t> document, std::span<const std::int32_t> query) {
+shard_tokens tokens_of(const shard_plan& shard, std::span<const std::int32_t> document,
+                       std::span<const std::int32_t> query) {
   shard_tokens tokens;
   tokens.ids.reserve(static_cast<std::size_t>(shard.tokens()));
   tokens.positions.reserve(static_cast<std::size_t>(shard.tokens()));

@@ -28,12 +28,12 @@ struct sampling_options {
 struct job_options {
   std::string strategy = "apb";
   int ranks = 1;
-  std::optional<std::int64_t> anchor_tokens;      ///< l_a
-  std::optional<std::int64_t> passing_tokens;     ///< l_p, per KV head of a rank
-  std::vector<std::int64_t> block_tokens;         ///< b_h; empty: even
-  std::optional<compressor_kind> compressor;      ///< empty: auto
-  std::uint64_t compressor_seed = 0;              ///< of `random`
-  std::int64_t chunk_tokens = 2048;               ///< token-wise work and queries go in chunks of this many
+  std::optional<std::int64_t> anchor_tokens;   ///< l_a
+  std::optional<std::int64_t> passing_tokens;  ///< l_p, per KV head of a rank
+  std::vector<std::int64_t> block_tokens;      ///< b_h; empty: even
+  std::optional<compressor_kind> compressor;   ///< empty: auto
+  std::uint64_t compressor_seed = 0;           ///< of `random`
+  std::int64_t chunk_tokens = 2048;            ///< token-wise work and queries go in chunks of this many
   int max_new_tokens = 64;
   sampling_options sampling;
 
@@ -44,7 +44,7 @@ struct job_options {
 struct token_run {
   enum class source_kind : std::uint8_t { document, query };
   source_kind source = source_kind::document;
-  std::int64_t first = 0;     ///< index in the source
+  std::int64_t first = 0;  ///< index in the source
   std::int64_t count = 0;
   std::int64_t position = 0;  ///< of the first token, for RoPE
 
@@ -54,16 +54,16 @@ struct token_run {
 /// One rank's share of a job: the tokens that it computes, A ++ B_h, and how much it passes on.
 struct shard_plan {
   int rank = 0;
-  std::vector<token_run> anchor;           ///< A; empty on rank 0 and where l_a = 0
-  std::vector<token_run> block;            ///< B_h, runs of the document
+  std::vector<token_run> anchor;  ///< A; empty on rank 0 and where l_a = 0
+  std::vector<token_run> block;   ///< B_h, runs of the document
   std::int64_t anchor_tokens = 0;
   std::int64_t block_tokens = 0;
-  bool anchor_aside = false;               ///< A is computed for its queries' sake only; B_h does not attend to it
-  std::int64_t anchor_query_first = 0;     ///< where in A the query's tokens stand
+  bool anchor_aside = false;            ///< A is computed for its queries' sake only; B_h does not attend to it
+  std::int64_t anchor_query_first = 0;  ///< where in A the query's tokens stand
   std::int64_t anchor_query_tokens = 0;
-  std::int64_t eligible_from = 0;          ///< first token of B_h that may be chosen
-  std::int64_t compressed_units = 0;       ///< units per KV head of C_h; 0: passes nothing on
-  std::int64_t passing_units = 0;          ///< units per KV head of P_h
+  std::int64_t eligible_from = 0;     ///< first token of B_h that may be chosen
+  std::int64_t compressed_units = 0;  ///< units per KV head of C_h; 0: passes nothing on
+  std::int64_t passing_units = 0;     ///< units per KV head of P_h
   std::string node;
   std::string device;
 
@@ -79,13 +79,13 @@ struct shard_plan {
 struct job_plan {
   std::string strategy;
   compressor_kind compressor = compressor_kind::none;
-  std::string compressor_reason{};       ///< why `auto` took it; empty where it was asked for
+  std::string compressor_reason{};  ///< why `auto` took it; empty where it was asked for
   std::uint64_t compressor_seed = 0;
-  std::int64_t document_tokens = 0;      ///< n, opening included
-  std::int64_t query_tokens = 0;         ///< m
-  std::int64_t system_tokens = 0;        ///< s, the opening
-  std::int64_t anchor_tokens = 0;        ///< l_a
-  std::int64_t passing_tokens = 0;       ///< l_p
+  std::int64_t document_tokens = 0;  ///< n, opening included
+  std::int64_t query_tokens = 0;     ///< m
+  std::int64_t system_tokens = 0;    ///< s, the opening
+  std::int64_t anchor_tokens = 0;    ///< l_a
+  std::int64_t passing_tokens = 0;   ///< l_p
   std::int64_t chunk_tokens = 0;
   int max_new_tokens = 0;
   sampling_options sampling;
@@ -106,7 +106,7 @@ struct device_view {
 
 struct plan_request {
   std::int64_t document_tokens = 0;
-  std::int64_t query_tokens = 0;   ///< 0: ingest first, ask later
+  std::int64_t query_tokens = 0;  ///< 0: ingest first, ask later
   std::int64_t system_tokens = 0;
   std::int64_t positions_max = 0;  ///< of the model
   bool has_retaining_heads = false;
@@ -129,7 +129,8 @@ struct shard_tokens {
   std::vector<std::int32_t> ids;
   std::vector<std::int32_t> positions;
 };
-shard_tokens tokens_of(const shard_plan& shard, std::span<const std::int32_t> document, std::span<const std::int32_t> query);
+shard_tokens tokens_of(const shard_plan& shard, std::span<const std::int32_t> document,
+                       std::span<const std::int32_t> query);
 
 /// Bytes and messages that a job's prefill and one decoded token move between ranks.
 struct traffic {

@@ -20,15 +20,18 @@ plan_costs costs_of(const job_plan& plan, const cost_basis& basis) {
   costs.decode_per_token = decode_traffic(plan, shape, 1);
   costs.relay_log_bytes = relay_log_bytes(plan, shape);
   for (const auto& shard : plan.shards) {
-    auto device = std::ranges::find_if(costs.devices, [&](const auto& d) { return d.node == shard.node && d.device == shard.device; });
+    auto device = std::ranges::find_if(costs.devices,
+                                       [&](const auto& d) { return d.node == shard.node && d.device == shard.device; });
     if (device == costs.devices.end()) {
       costs.devices.push_back({shard.node, shard.device, basis.weights_bytes, basis.fixed_bytes});
       device = costs.devices.end() - 1;
     }
     // A prefill's workspace is given back before the answer takes its own, for which there is always room below.
-    const auto answer = decode_pass::bytes_needed(*basis.kernels, *basis.model, plan.ranks(), shard.block_tokens, plan.query_tokens, plan.max_new_tokens);
+    const auto answer = decode_pass::bytes_needed(*basis.kernels, *basis.model, plan.ranks(), shard.block_tokens,
+                                                  plan.query_tokens, plan.max_new_tokens);
     const auto prefill = prefill_workspace_bytes(*basis.kernels, *basis.model, shard);
-    device->kv_bytes += static_cast<std::int64_t>(arena::aligned(kv_shard::bytes_needed(*basis.model, shard.block_tokens, type)));
+    device->kv_bytes +=
+        static_cast<std::int64_t>(arena::aligned(kv_shard::bytes_needed(*basis.model, shard.block_tokens, type)));
     device->workspace_bytes += static_cast<std::int64_t>(std::max(arena::aligned(prefill), arena::aligned(answer)));
   }
   return costs;

@@ -14,7 +14,8 @@ namespace baton {
 /// what query and answer tokens add. Belongs to the compute thread of the device whose arena it came from.
 class kv_shard {
  public:
-  kv_shard(arena& memory, const model_config& config, std::int64_t tokens, element_type type, const std::string& purpose)
+  kv_shard(arena& memory, const model_config& config, std::int64_t tokens, element_type type,
+           const std::string& purpose)
       : extent_(memory.take(bytes_needed(config, tokens, type), purpose)), tokens_(tokens) {
     layout cut(extent_.data());
     for (int i = 0; i < config.layers; ++i) {

@@ -35,7 +35,8 @@ struct causal_runs {
 /// P_h on its way: awaiting it suspends the pass until every earlier block is here.
 class passing_blocks {
  public:
-  passing_blocks(transfer&& under_way, const kv_block& received) : transfer_(std::move(under_way)), received_(received) {}
+  passing_blocks(transfer&& under_way, const kv_block& received)
+      : transfer_(std::move(under_way)), received_(received) {}
   bool await_ready() { return transfer_.done(); }
   void await_suspend(std::coroutine_handle<task::promise_type> self) noexcept { transfer_.await_suspend(self); }
   const kv_block& await_resume() const noexcept { return received_; }

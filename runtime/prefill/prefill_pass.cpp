@@ -1,9 +1,9 @@
 #include "runtime/prefill/prefill_pass.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
+
+#include <fmt/format.h>
 
 #include "kernels/fault.hpp"
 
@@ -22,8 +22,8 @@ prefill_workspace cut_workspace(device_context& device, const extent& memory, co
 
 }  // namespace
 
-prefill_pass::prefill_pass(device_context& device, const job_plan& plan, int rank, job_id job, std::span<const std::int32_t> ids,
-                           transport& network, pass_progress& progress)
+prefill_pass::prefill_pass(device_context& device, const job_plan& plan, int rank, job_id job,
+                           std::span<const std::int32_t> ids, transport& network, pass_progress& progress)
     : pass(progress),
       device_(device),
       kernels_(device.kernels()),
@@ -36,13 +36,16 @@ prefill_pass::prefill_pass(device_context& device, const job_plan& plan, int ran
       network_(network),
       memory_(take_workspace(device, share_)),
       work_(cut_workspace(device, memory_, share_)),
-      shard_(device.memory(), model_, share_.block_tokens, device.activation(), fmt::format("the KV of rank {}", rank)) {
+      shard_(device.memory(), model_, share_.block_tokens, device.activation(),
+             fmt::format("the KV of rank {}", rank)) {
   if (static_cast<std::int64_t>(ids.size()) != share_.tokens()) {
-    throw fault(fault_code::internal, fmt::format("{} token ids for a shard of {}", ids.size(), share_.tokens()), fmt::format("rank {}", rank));
+    throw fault(fault_code::internal, fmt::format("{} token ids for a shard of {}", ids.size(), share_.tokens()),
+                fmt::format("rank {}", rank));
   }
   for (const std::int32_t id : ids) {
     if (id < 0 || id >= model_.vocabulary) {
-      throw fault(fault_code::bad_input, fmt::format("token id {} is outside the vocabulary of {}", id, model_.vocabulary), "document");
+      throw fault(fault_code::bad_input,
+                  fmt::format("token id {} is outside the vocabulary of {}", id, model_.vocabulary), "document");
     }
   }
   std::vector<std::int32_t> positions;
@@ -55,7 +58,9 @@ prefill_pass::prefill_pass(device_context& device, const job_plan& plan, int ran
   kernels_.upload(queue_, work_.positions, positions.data(), positions.size() * sizeof(std::int32_t));
   kernels_.synchronize(queue_);
   if (share_.anchor_aside) {
-    runs_ = {{causal_run{0, share_.anchor_tokens, &work_.aside_panel}, causal_run{share_.anchor_tokens, share_.block_tokens, &work_.local_panel}}, 2};
+    runs_ = {{causal_run{0, share_.anchor_tokens, &work_.aside_panel},
+              causal_run{share_.anchor_tokens, share_.block_tokens, &work_.local_panel}},
+             2};
   } else {
     runs_ = {{causal_run{0, share_.tokens(), &work_.local_panel}, {}}, 1};
   }
@@ -87,19 +92,23 @@ task prefill_pass::project(int index) {
     {
       const timed scope(timings_, phase::project);
       const matrix normed = device_.scratch().normed.slice_rows(0, count);
-      kernels_.rms_norm(queue_, work_.hidden.slice_rows(first, count), weights.input_norm, static_cast<float>(model_.rms_eps), normed);
+      kernels_.rms_norm(queue_, work_.hidden.slice_rows(first, count), weights.input_norm,
+                        static_cast<float>(model_.rms_eps), normed);
       kernels_.linear(queue_, normed, *weights.qkv, rows, false);
     }
     if (plan_.compressor == compressor_kind::retaining_heads && share_.compressed_units > 0) score(index, rows, first);
     {
       const timed scope(timings_, phase::project);
       // Queries and keys stand side by side and turn alike.
-      kernels_.rotate(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim), work_.positions + first, device_.rope());
+      kernels_.rotate(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim),
+                      work_.positions + first, device_.rope());
       if (end > share_.anchor_tokens) {
         const std::int64_t local = std::max(first, share_.anchor_tokens);
         const std::int64_t to = local - share_.anchor_tokens;
-        kernels_.copy(queue_, keys().slice(local, end - local).as_matrix(), shard_.keys(index).slice(to, end - local).as_matrix());
-        kernels_.copy(queue_, values().slice(local, end - local).as_matrix(), shard_.values(index).slice(to, end - local).as_matrix());
+        kernels_.copy(queue_, keys().slice(local, end - local).as_matrix(),
+                      shard_.keys(index).slice(to, end - local).as_matrix());
+        kernels_.copy(queue_, values().slice(local, end - local).as_matrix(),
+                      shard_.values(index).slice(to, end - local).as_matrix());
       }
       const std::int64_t tile = kernels_.panel_tile_tokens();
       for (const auto& run : runs_.view()) {
@@ -112,7 +121,8 @@ task prefill_pass::project(int index) {
         const std::int64_t from = tiled(packed);
         const std::int64_t to = tiled(end);
         if (to > from) {
-          kernels_.pack_panel(queue_, keys().slice(run.first + from, to - from), values().slice(run.first + from, to - from), *run.panel, from);
+          kernels_.pack_panel(queue_, keys().slice(run.first + from, to - from),
+                              values().slice(run.first + from, to - from), *run.panel, from);
         }
       }
       packed = end;
@@ -132,7 +142,8 @@ void prefill_pass::score(int index, const matrix& rows, std::int64_t first) {
   const matrix hidden = device_.scratch().retain_hidden.slice_rows(0, count);
   kernels_.linear(queue_, rows.slice_rows(skip, count), *weights.retain_in, hidden, false);
   kernels_.silu(queue_, hidden);
-  kernels_.linear(queue_, hidden, *weights.retain_out, work_.scores.slice_rows(first + skip - share_.anchor_tokens, count), false);
+  kernels_.linear(queue_, hidden, *weights.retain_out,
+                  work_.scores.slice_rows(first + skip - share_.anchor_tokens, count), false);
 }
 
 task prefill_pass::feed_forward(int index) {
@@ -161,14 +172,18 @@ task prefill_pass::feed_forward(int index) {
 head_matrix prefill_pass::queries() const { return as_heads(work_.qkv, 0, model_.heads, model_.head_dim); }
 
 head_matrix prefill_pass::keys() const {
-  return as_heads(work_.qkv, static_cast<std::int64_t>(model_.heads) * model_.head_dim, model_.kv_heads, model_.head_dim);
+  return as_heads(work_.qkv, static_cast<std::int64_t>(model_.heads) * model_.head_dim, model_.kv_heads,
+                  model_.head_dim);
 }
 
 head_matrix prefill_pass::values() const {
-  return as_heads(work_.qkv, static_cast<std::int64_t>(model_.heads + model_.kv_heads) * model_.head_dim, model_.kv_heads, model_.head_dim);
+  return as_heads(work_.qkv, static_cast<std::int64_t>(model_.heads + model_.kv_heads) * model_.head_dim,
+                  model_.kv_heads, model_.head_dim);
 }
 
-std::int32_t* prefill_pass::chosen(int layer) const { return work_.chosen + layer * model_.kv_heads * share_.compressed_units; }
+std::int32_t* prefill_pass::chosen(int layer) const {
+  return work_.chosen + layer * model_.kv_heads * share_.compressed_units;
+}
 
 std::vector<std::int32_t> prefill_pass::chosen_units(int layer) const {
   std::vector<std::int32_t> indices(static_cast<std::size_t>(model_.kv_heads * share_.compressed_units));
@@ -198,7 +213,8 @@ kv_block layer::compress() {
       scores = work.pooled;
       break;
     case compressor_kind::query_key:
-      p.kernels_.mean_query(p.queue_, p.queries().slice(share.anchor_query_first, share.anchor_query_tokens), work.mean_query);
+      p.kernels_.mean_query(p.queue_, p.queries().slice(share.anchor_query_first, share.anchor_query_tokens),
+                            work.mean_query);
       p.kernels_.score_keys(p.queue_, local_keys, work.mean_query, work.scores);
       p.kernels_.max_pool(p.queue_, work.scores, work.pooled);
       scores = work.pooled;
@@ -207,14 +223,16 @@ kv_block layer::compress() {
     case compressor_kind::random: {
       std::int64_t row = 0;
       for (const auto& run : share.block) {
-        p.kernels_.score_random(p.queue_, p.plan_.compressor_seed, index_, run.first, work.scores.slice_rows(row, run.count));
+        p.kernels_.score_random(p.queue_, p.plan_.compressor_seed, index_, run.first,
+                                work.scores.slice_rows(row, run.count));
         row += run.count;
       }
       break;
     }
     case compressor_kind::none: throw fault(fault_code::internal, "a plan that passes units without a compressor");
   }
-  p.kernels_.select_top(p.queue_, scores, share.eligible_from, share.compressed_units, p.chosen(index_), work.selection);
+  p.kernels_.select_top(p.queue_, scores, share.eligible_from, share.compressed_units, p.chosen(index_),
+                        work.selection);
   p.kernels_.gather(p.queue_, local_keys, p.chosen(index_), work.compressed_keys);
   p.kernels_.gather(p.queue_, p.shard_.values(index_), p.chosen(index_), work.compressed_values);
   return {work.compressed_keys, work.compressed_values};
@@ -227,7 +245,8 @@ passing_blocks layer::exchange(const kv_block& compressed, rank_range to, rank_r
     return std::span(static_cast<std::byte*>(m.data), static_cast<std::size_t>(m.tokens * m.stride * bytes_of(m.type)));
   };
   const auto key = [&](int source) {
-    return block_key{.job = p.job_, .layer = static_cast<std::uint16_t>(index_), .source = static_cast<std::uint16_t>(source)};
+    return block_key{
+        .job = p.job_, .layer = static_cast<std::uint16_t>(index_), .source = static_cast<std::uint16_t>(source)};
   };
   std::vector<outgoing_block> sends;
   if (compressed.keys.tokens > 0 && !to.empty()) {
@@ -240,7 +259,9 @@ passing_blocks layer::exchange(const kv_block& compressed, rank_range to, rank_r
   for (int source = from.first; source < from.last; ++source) {
     const std::int64_t units = p.plan_.shards[static_cast<std::size_t>(source)].compressed_units;
     if (units == 0) continue;
-    receives.push_back({key(source), {bytes(p.work_.passing_keys.slice(unit, units)), bytes(p.work_.passing_values.slice(unit, units))}});
+    receives.push_back(
+        {key(source),
+         {bytes(p.work_.passing_keys.slice(unit, units)), bytes(p.work_.passing_values.slice(unit, units))}});
     unit += units;
   }
   return {p.network_.exchange(sends, receives), {p.work_.passing_keys, p.work_.passing_values}};
@@ -257,7 +278,8 @@ task layer::attend_causal(causal_runs keys) {
         const prefill_pass::timed scope(p.timings_, phase::attend);
         const attention_mask mask{.causal = true, .keys = end, .first_query = first};
         p.kernels_.attend(p.queue_, p.queries().slice(run.first + first, end - first), *run.panel, mask,
-                          1.0f / std::sqrt(static_cast<float>(p.model_.head_dim)), p.work_.attended.slice(run.first + first, end - first),
+                          1.0f / std::sqrt(static_cast<float>(p.model_.head_dim)),
+                          p.work_.attended.slice(run.first + first, end - first),
                           p.work_.log_sum_exp.slice_rows(run.first + first, end - first), attention_result::replace);
       }
       first = end;
@@ -279,8 +301,9 @@ task layer::attend_dense(const kv_block& passing) {
     {
       const prefill_pass::timed scope(p.timings_, phase::attend);
       p.kernels_.attend(p.queue_, p.queries().slice(first, end - first), p.work_.passing_panel, {.keys = units},
-                        1.0f / std::sqrt(static_cast<float>(p.model_.head_dim)), p.work_.attended.slice(first, end - first),
-                        p.work_.log_sum_exp.slice_rows(first, end - first), attention_result::merge);
+                        1.0f / std::sqrt(static_cast<float>(p.model_.head_dim)),
+                        p.work_.attended.slice(first, end - first), p.work_.log_sum_exp.slice_rows(first, end - first),
+                        attention_result::merge);
     }
     first = end;
     co_await give_way{};

@@ -19,8 +19,8 @@ namespace baton {
 class prefill_pass final : public pass {
  public:
   /// Takes KV shard and workspace: throws fault(out_of_memory); fault(bad_input) for token ids outside the vocabulary.
-  prefill_pass(device_context& device, const job_plan& plan, int rank, job_id job, std::span<const std::int32_t> ids, transport& network,
-               pass_progress& progress);
+  prefill_pass(device_context& device, const job_plan& plan, int rank, job_id job, std::span<const std::int32_t> ids,
+               transport& network, pass_progress& progress);
 
   /// KV of B_h, once step() has returned finished.
   [[nodiscard]] kv_shard take_shard() { return std::move(shard_); }
@@ -36,7 +36,9 @@ class prefill_pass final : public pass {
 
   void score(int index, const matrix& rows, std::int64_t first);
 
-  [[nodiscard]] std::int64_t chunk_end(std::int64_t first, std::int64_t limit) const { return std::min(first + plan_.chunk_tokens, limit); }
+  [[nodiscard]] std::int64_t chunk_end(std::int64_t first, std::int64_t limit) const {
+    return std::min(first + plan_.chunk_tokens, limit);
+  }
   [[nodiscard]] head_matrix queries() const;  ///< (T, n_q, D)
   [[nodiscard]] head_matrix keys() const;     ///< (T, n_kv, D)
   [[nodiscard]] head_matrix values() const;   ///< (T, n_kv, D)

@@ -25,15 +25,16 @@ struct prefill_workspace {
   head_matrix passing_values;         ///< (U, n_kv, D)
   head_matrix compressed_keys;        ///< C_h: (units, n_kv, D)
   head_matrix compressed_values;
-  matrix scores;                      ///< (b_h, n_kv) fp32
-  matrix pooled;                      ///< (b_h, n_kv) fp32
-  matrix mean_query;                  ///< (n_kv, D) fp32
+  matrix scores;      ///< (b_h, n_kv) fp32
+  matrix pooled;      ///< (b_h, n_kv) fp32
+  matrix mean_query;  ///< (n_kv, D) fp32
   std::byte* selection = nullptr;
-  std::int32_t* chosen = nullptr;     ///< (layers, n_kv, units of C_h): indices into B_h
+  std::int32_t* chosen = nullptr;  ///< (layers, n_kv, units of C_h): indices into B_h
 };
 
 /// Cuts the workspace of `shard`; with a measuring layout, tells its size.
-prefill_workspace cut_prefill_workspace(layout& cut, backend& kernels, const model_config& config, const shard_plan& shard);
+prefill_workspace cut_prefill_workspace(layout& cut, backend& kernels, const model_config& config,
+                                        const shard_plan& shard);
 
 std::size_t prefill_workspace_bytes(backend& kernels, const model_config& config, const shard_plan& shard);
 

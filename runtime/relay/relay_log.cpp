@@ -1,9 +1,9 @@
 #include "runtime/relay/relay_log.hpp"
 
-#include <fmt/format.h>
-
 #include <cstring>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "kernels/fault.hpp"
 
@@ -28,7 +28,8 @@ bool relay_log::put(const block_key& key, block&& b) {
   if (job.blocks.contains(key)) return false;
   if (job.used + bytes > job.reserved) {
     throw fault(fault_code::internal,
-                fmt::format("a block of {} bytes exceeds the job's log of {}, {} used", bytes, job.reserved, job.used), describe(key));
+                fmt::format("a block of {} bytes exceeds the job's log of {}, {} used", bytes, job.reserved, job.used),
+                describe(key));
   }
   job.used += bytes;
   used_ += bytes;
@@ -84,10 +85,12 @@ void copy_block(const block_key& key, const block& from, std::span<const std::sp
   std::size_t wanted = 0;
   for (const auto& part : parts) wanted += part.size();
   if (wanted != from.bytes.size()) {
-    throw fault(fault_code::corruption, fmt::format("a block of {} bytes came where the plan says {}", from.bytes.size(), wanted),
+    throw fault(fault_code::corruption,
+                fmt::format("a block of {} bytes came where the plan says {}", from.bytes.size(), wanted),
                 describe(key));
   }
-  if (checksum_of(from.bytes) != from.checksum) throw fault(fault_code::corruption, "the checksum does not match", describe(key));
+  if (checksum_of(from.bytes) != from.checksum)
+    throw fault(fault_code::corruption, "the checksum does not match", describe(key));
   const std::byte* at = from.bytes.data();
   for (const auto& part : parts) {
     if (!part.empty()) std::memcpy(part.data(), at, part.size());

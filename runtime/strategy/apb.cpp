@@ -1,6 +1,6 @@
-#include <fmt/format.h>
-
 #include <algorithm>
+
+#include <fmt/format.h>
 
 #include "kernels/fault.hpp"
 #include "runtime/prefill/layer.hpp"
@@ -24,7 +24,8 @@ class apb final : public strategy {
     const published_budget budget{asked.anchor_tokens.value_or(published.anchor_tokens),
                                   asked.passing_tokens.value_or(published.passing_tokens)};
     if (budget.anchor_tokens < 0) throw fault(fault_code::bad_input, "at least 0 (no anchor block)", "anchor-tokens");
-    if (budget.passing_tokens < 0) throw fault(fault_code::bad_input, "at least 0 (nothing is passed)", "passing-tokens");
+    if (budget.passing_tokens < 0)
+      throw fault(fault_code::bad_input, "at least 0 (nothing is passed)", "passing-tokens");
     return budget;
   }
 
@@ -66,15 +67,18 @@ class apb final : public strategy {
     const std::int64_t anchor = request.anchor_tokens;
     if (anchor == 0) return {};
     if (m > 0 && anchor <= s + m) {
-      throw fault(fault_code::bad_input,
-                  fmt::format("the query does not fit the anchor block: {} opening and {} query tokens need anchor-tokens of at "
-                              "least {}, it is {}", s, m, s + m + 1, anchor),
-                  "anchor-tokens");
+      throw fault(
+          fault_code::bad_input,
+          fmt::format(
+              "the query does not fit the anchor block: {} opening and {} query tokens need anchor-tokens of at "
+              "least {}, it is {}",
+              s, m, s + m + 1, anchor),
+          "anchor-tokens");
     }
     if (anchor - m > request.document_tokens) {
       throw fault(fault_code::bad_input,
-                  fmt::format("an anchor block of {} tokens takes {} from a document of {}; at most {}", anchor, anchor - m,
-                              request.document_tokens, request.document_tokens + m),
+                  fmt::format("an anchor block of {} tokens takes {} from a document of {}; at most {}", anchor,
+                              anchor - m, request.document_tokens, request.document_tokens + m),
                   "anchor-tokens");
     }
     if (m == 0) return {{.first = 0, .count = anchor, .position = 0}};

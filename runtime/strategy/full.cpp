@@ -10,7 +10,8 @@ class full final : public strategy {
   [[nodiscard]] std::string_view name() const override { return "full"; }
   [[nodiscard]] bool splits() const override { return false; }
 
-  [[nodiscard]] published_budget budget(const job_options&, std::span<const std::int64_t>, std::int64_t) const override {
+  [[nodiscard]] published_budget budget(const job_options&, std::span<const std::int64_t>,
+                                        std::int64_t) const override {
     return {0, 0};
   }
 

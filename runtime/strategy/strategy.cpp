@@ -1,9 +1,9 @@
 #include "runtime/strategy/strategy.hpp"
 
+#include <array>
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-
-#include <array>
 
 #include "kernels/fault.hpp"
 
@@ -19,7 +19,8 @@ const strategy& find_strategy(std::string_view name) {
   for (const auto source : strategies) {
     if (source().name() == name) return source();
   }
-  throw fault(fault_code::bad_input, fmt::format("'{}' is unknown; one of {}", name, fmt::join(strategy_names(), ", ")), "strategy");
+  throw fault(fault_code::bad_input, fmt::format("'{}' is unknown; one of {}", name, fmt::join(strategy_names(), ", ")),
+              "strategy");
 }
 
 std::vector<std::string_view> strategy_names() {

@@ -24,7 +24,7 @@ struct block_key {
   job_id job = 0;
   block_phase phase = block_phase::prefill;
   std::uint32_t question = 0;
-  std::uint32_t step = 0;     ///< of the question: query pieces, then new tokens
+  std::uint32_t step = 0;  ///< of the question: query pieces, then new tokens
   std::uint16_t layer = 0;
   std::uint16_t source = 0;   ///< rank
   std::uint16_t part = 0;     ///< a round, a half of an all-to-all; a token

@@ -10,7 +10,8 @@ namespace baton {
 
 class local_transport final : public transport {
  public:
-  local_transport(local_network& network, local_network::doorbell& bell, local_network::place who, int ranks, std::uint32_t attempt)
+  local_transport(local_network& network, local_network::doorbell& bell, local_network::place who, int ranks,
+                  std::uint32_t attempt)
       : network_(network), bell_(bell), who_(who), ranks_(ranks), attempt_(attempt) {
     network_.enter(who_, bell_);
   }

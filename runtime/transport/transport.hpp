@@ -61,7 +61,7 @@ class transfer {
 /// What a rank has moved so far.
 struct transport_counts {
   std::int64_t blocks_sent = 0;
-  std::int64_t bytes_sent = 0;      ///< a block counts once, whoever reads it
+  std::int64_t bytes_sent = 0;  ///< a block counts once, whoever reads it
   std::int64_t blocks_received = 0;
   std::int64_t bytes_received = 0;
 };
@@ -74,7 +74,8 @@ class transport {
 
   /// Returns at once. Both sides know from the plan which blocks move and how long they are; a block of another length than its
   /// `parts` is fault(corruption).
-  [[nodiscard]] virtual transfer exchange(std::span<const outgoing_block> sends, std::span<const incoming_block> receives) = 0;
+  [[nodiscard]] virtual transfer exchange(std::span<const outgoing_block> sends,
+                                          std::span<const incoming_block> receives) = 0;
   /// From any thread: every transfer of this rank throws fault(cancelled) from now on.
   virtual void abort() noexcept = 0;
   [[nodiscard]] virtual transport_counts counts() const = 0;

@@ -1,10 +1,5 @@
 #include "tests/end_to_end/baton_process.hpp"
 
-#include <fcntl.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -13,6 +8,11 @@
 #include <iterator>
 #include <stdexcept>
 #include <thread>
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 extern char** environ;  // NOLINT(readability-redundant-declaration): POSIX leaves it to the program
 
@@ -26,7 +26,8 @@ std::string contents_of(const std::string& path) {
 
 }  // namespace
 
-baton_process::baton_process(const std::vector<std::string>& arguments, const std::string& input, const std::vector<std::string>& environment) {
+baton_process::baton_process(const std::vector<std::string>& arguments, const std::string& input,
+                             const std::vector<std::string>& environment) {
   std::string pattern = (std::filesystem::temp_directory_path() / "baton-test-XXXXXX").string();
   if (!mkdtemp(pattern.data())) throw std::runtime_error("no temporary folder");
   folder_ = pattern;
@@ -85,7 +86,8 @@ process_result baton_process::wait(int patience_s) {
   return result;
 }
 
-process_result run_baton(const std::vector<std::string>& arguments, const std::string& input, const std::vector<std::string>& environment) {
+process_result run_baton(const std::vector<std::string>& arguments, const std::string& input,
+                         const std::vector<std::string>& environment) {
   return baton_process(arguments, input, environment).wait();
 }
 

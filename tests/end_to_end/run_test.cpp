@@ -1,12 +1,12 @@
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "tests/end_to_end/baton_process.hpp"
 #include "tests/support/reference_weights.hpp"
@@ -53,7 +53,8 @@ struct run : testing::Test {
   std::string file(const std::string& name) const { return (folder.path() / name).string(); }
 
   json answer(const sample& s, std::vector<std::string> more = {}) const {
-    std::vector<std::string> arguments{"run", "--config", quickstart, "--document", s.document, "--question", s.question, "--json", file("out.json"), "--quiet"};
+    std::vector<std::string> arguments{"run",        "--config", quickstart, "--document",     s.document,
+                                       "--question", s.question, "--json",   file("out.json"), "--quiet"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     const auto result = run_baton(arguments);
     EXPECT_EQ(result.exit_code, 0) << result.err;
@@ -65,8 +66,11 @@ TEST_F(run, every_strategy_answers_the_questions_of_the_8k_archive) {
   const auto samples = samples_of("archive-8k");
   ASSERT_GE(samples.size(), 4u);
   for (const auto& s : samples) {
-    for (const auto& strategy : std::vector<std::vector<std::string>>{
-             {"--strategy", "full"}, {"--strategy", "star", "--ranks", "4"}, {"--strategy", "apb", "--ranks", "8"}, {"--strategy", "apb", "--ranks", "4", "--compressor", "query_key"}}) {
+    for (const auto& strategy :
+         std::vector<std::vector<std::string>>{{"--strategy", "full"},
+                                               {"--strategy", "star", "--ranks", "4"},
+                                               {"--strategy", "apb", "--ranks", "8"},
+                                               {"--strategy", "apb", "--ranks", "4", "--compressor", "query_key"}}) {
       EXPECT_EQ(stripped(answer(s, strategy).at("answer")), s.answer) << s.question << " " << strategy[1];
     }
   }
@@ -75,11 +79,13 @@ TEST_F(run, every_strategy_answers_the_questions_of_the_8k_archive) {
 TEST_F(run, the_json_has_every_promised_key) {
   const auto s = samples_of("archive-2k").at(0);
   const auto result = answer(s, {"--ranks", "4", "--compare", "full"});
-  for (const char* key : {"answer", "answer_ids", "strategy", "plan", "document_tokens", "query_tokens", "prefill_s", "first_token_s", "decode_tokens_per_s", "ranks", "compare"}) {
+  for (const char* key : {"answer", "answer_ids", "strategy", "plan", "document_tokens", "query_tokens", "prefill_s",
+                          "first_token_s", "decode_tokens_per_s", "ranks", "compare"}) {
     EXPECT_TRUE(result.contains(key)) << key;
   }
   ASSERT_EQ(result.at("ranks").size(), 4u);
-  for (const char* key : {"rank", "node", "device", "block_tokens", "anchor_tokens", "passing_tokens", "compute_s", "wait_s", "bytes_sent", "bytes_received"}) {
+  for (const char* key : {"rank", "node", "device", "block_tokens", "anchor_tokens", "passing_tokens", "compute_s",
+                          "wait_s", "bytes_sent", "bytes_received"}) {
     EXPECT_TRUE(result.at("ranks").at(3).contains(key)) << key;
   }
   EXPECT_EQ(result.at("document_tokens"), 2048);
@@ -89,11 +95,13 @@ TEST_F(run, the_json_has_every_promised_key) {
 
 TEST_F(run, quiet_prints_the_answer_alone_and_piped_output_has_no_escape_codes) {
   const auto s = samples_of("archive-2k").at(0);
-  const auto quiet = run_baton({"run", "--config", quickstart, "--document", s.document, "--question", s.question, "--ranks", "2", "--quiet"});
+  const auto quiet = run_baton(
+      {"run", "--config", quickstart, "--document", s.document, "--question", s.question, "--ranks", "2", "--quiet"});
   EXPECT_EQ(quiet.exit_code, 0);
   EXPECT_EQ(stripped(quiet.out), s.answer + "\n");
   EXPECT_EQ(quiet.err, "");
-  const auto full = run_baton({"run", "--config", quickstart, "--document", s.document, "--question", s.question, "--ranks", "2"});
+  const auto full =
+      run_baton({"run", "--config", quickstart, "--document", s.document, "--question", s.question, "--ranks", "2"});
   EXPECT_THAT(full.out, HasSubstr(s.answer));
   EXPECT_THAT(full.out + full.err, Not(HasSubstr("\x1b")));
 }
@@ -102,13 +110,15 @@ TEST_F(run, a_document_may_come_from_standard_input) {
   const auto s = samples_of("archive-2k").at(1);
   std::ifstream file(s.document, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
-  const auto result = run_baton({"run", "--config", quickstart, "--document", "-", "--question", s.question, "--ranks", "2", "--quiet"}, text);
+  const auto result = run_baton(
+      {"run", "--config", quickstart, "--document", "-", "--question", s.question, "--ranks", "2", "--quiet"}, text);
   EXPECT_EQ(stripped(result.out), s.answer + "\n") << result.err;
 }
 
 TEST_F(run, devices_threads_and_instruction_sets_give_the_same_answer) {
   const auto s = samples_of("archive-2k").at(2);
-  const std::vector<std::string> common{"run", "--document", s.document, "--question", s.question, "--ranks", "4", "--quiet", "--config"};
+  const std::vector<std::string> common{"run",     "--document", s.document, "--question", s.question,
+                                        "--ranks", "4",          "--quiet",  "--config"};
   auto two = common;
   two.push_back((source / "configs/two-devices.yaml").string());
   EXPECT_EQ(stripped(run_baton(two).out), s.answer + "\n");
@@ -126,10 +136,12 @@ TEST_F(run, tokens_bypass_text_and_the_dump_holds_logits_and_units) {
   const auto& ids = golden.at("input_ids").values;
   const auto cut = static_cast<std::ptrdiff_t>(ids.size()) - 10;
   std::vector<int> document, query;
-  for (std::size_t i = 0; i < ids.size(); ++i) (static_cast<std::ptrdiff_t>(i) < cut ? document : query).push_back(static_cast<int>(ids[i]));
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    (static_cast<std::ptrdiff_t>(i) < cut ? document : query).push_back(static_cast<int>(ids[i]));
   std::ofstream(file("tokens.json")) << json{{"document_ids", document}, {"query_ids", query}, {"system_tokens", 2}};
-  const auto result = run_baton({"run", "--config", quickstart, "--model", model.string(), "--tokens", file("tokens.json"), "--strategy", "full", "--precision", "fp32",
-                                 "--max-new-tokens", "16", "--dump", file("dump.safetensors"), "--json", file("out.json")});
+  const auto result = run_baton({"run", "--config", quickstart, "--model", model.string(), "--tokens",
+                                 file("tokens.json"), "--strategy", "full", "--precision", "fp32", "--max-new-tokens",
+                                 "16", "--dump", file("dump.safetensors"), "--json", file("out.json")});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const auto& expected = golden.at("logits_f32");
   const auto logits = reference::read_tensors(file("dump.safetensors")).at("first_logits").values;
@@ -138,8 +150,9 @@ TEST_F(run, tokens_bypass_text_and_the_dump_holds_logits_and_units) {
   for (std::size_t i = 0; i < logits.size(); ++i) EXPECT_NEAR(logits[i], expected.values[last + i], 2e-3);
   EXPECT_EQ(json_of(file("out.json")).at("answer_ids"), json(golden.at("greedy_ids").values).get<std::vector<int>>());
 
-  const auto apb = run_baton({"run", "--config", quickstart, "--model", model.string(), "--tokens", file("tokens.json"), "--ranks", "3", "--anchor-tokens", "20",
-                              "--passing-tokens", "7", "--dump", file("dump.safetensors"), "--max-new-tokens", "1"});
+  const auto apb = run_baton({"run", "--config", quickstart, "--model", model.string(), "--tokens", file("tokens.json"),
+                              "--ranks", "3", "--anchor-tokens", "20", "--passing-tokens", "7", "--dump",
+                              file("dump.safetensors"), "--max-new-tokens", "1"});
   ASSERT_EQ(apb.exit_code, 0) << apb.err;
   const auto dump = reference::read_tensors(file("dump.safetensors"));
   for (const char* name : {"selected.layer0.rank0", "selected.layer1.rank1"}) {
@@ -151,9 +164,10 @@ TEST_F(run, tokens_bypass_text_and_the_dump_holds_logits_and_units) {
 
 TEST_F(run, plan_prints_blocks_and_memory_and_runs_nothing) {
   const auto s = samples_of("archive-8k").at(0);
-  const auto result = run_baton({"plan", "--config", quickstart, "--document", s.document, "--question", s.question, "--ranks", "4"});
+  const auto result =
+      run_baton({"plan", "--config", quickstart, "--document", s.document, "--question", s.question, "--ranks", "4"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
-  for (const char* word : {"apb", "retaining_heads", "8192", "2048"}) EXPECT_THAT(result.out, HasSubstr(word));
+  for (const char* word : {"apb", "retaining_heads", "8,192", "2,047"}) EXPECT_THAT(result.out, HasSubstr(word));
 }
 
 TEST_F(run, an_interrupt_stops_the_job_within_seconds) {
@@ -162,8 +176,10 @@ TEST_F(run, an_interrupt_stops_the_job_within_seconds) {
   std::ifstream in(s.document, std::ios::binary);
   const std::string once{std::istreambuf_iterator<char>(in), {}};
   for (int i = 0; i < 3; ++i) text += once;
-  baton_process process({"run", "--config", quickstart, "--document", "-", "--question", s.question, "--strategy", "full"}, text);
-  for (int i = 0; i < 3000 && process.err_so_far().empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  baton_process process(
+      {"run", "--config", quickstart, "--document", "-", "--question", s.question, "--strategy", "full"}, text);
+  for (int i = 0; i < 3000 && process.err_so_far().empty(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   const auto begun = std::chrono::steady_clock::now();
   process.send_signal(SIGINT);
   const auto result = process.wait();
@@ -184,7 +200,9 @@ class mistakes : public testing::TestWithParam<mistake> {};
 TEST_P(mistakes, are_refused_at_once_with_what_is_wrong) {
   std::filesystem::current_path(source);
   temporary_directory folder;
-  const auto put = [&](const std::string& name, const std::string& text) { std::ofstream(folder.path() / name, std::ios::binary) << text; };
+  const auto put = [&](const std::string& name, const std::string& text) {
+    std::ofstream(folder.path() / name, std::ios::binary) << text;
+  };
   put("empty.txt", "");
   put("binary.txt", "good line\nbad \xff byte");
   put("bad.yaml", "model:\n  directory: models/needle\n  promt: needle\n");
@@ -206,28 +224,57 @@ TEST_P(mistakes, are_refused_at_once_with_what_is_wrong) {
 
 INSTANTIATE_TEST_SUITE_P(
     all, mistakes,
-    testing::Values(mistake{"no_command", {}, "subcommand"}, mistake{"unknown_option", {"run", "--config", "CONFIG", "--fast"}, "--fast"},
-                    mistake{"missing_config", {"run", "--config", "nowhere.yaml", "--document", "DOC", "--question", "x"}, "nowhere.yaml"},
-                    mistake{"unknown_key", {"run", "--config", "TMP/bad.yaml", "--document", "DOC", "--question", "x"}, "bad.yaml:3:3"},
-                    mistake{"check_config", {"check-config", "TMP/bad.yaml"}, "promt"},
-                    mistake{"missing_document", {"run", "--config", "CONFIG", "--document", "nowhere.txt", "--question", "x"}, "nowhere.txt"},
-                    mistake{"no_document", {"run", "--config", "CONFIG", "--question", "x"}, "--document"},
-                    mistake{"no_question", {"run", "--config", "CONFIG", "--document", "DOC"}, "--question"},
-                    mistake{"empty_document", {"run", "--config", "CONFIG", "--document", "TMP/empty.txt", "--question", "x"}, "empty"},
-                    mistake{"empty_question", {"run", "--config", "CONFIG", "--document", "DOC", "--question", ""}, "question"},
-                    mistake{"not_utf8", {"run", "--config", "CONFIG", "--document", "TMP/binary.txt", "--question", "x"}, "binary.txt:2:5"},
-                    mistake{"missing_model", {"run", "--config", "CONFIG", "--model", "nowhere", "--document", "DOC", "--question", "x"}, "nowhere"},
-                    mistake{"unknown_strategy", {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--strategy", "fast"}, "full, star, apb"},
-                    mistake{"unknown_compressor", {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--compressor", "zip"}, "retaining_heads"},
-                    mistake{"unknown_precision", {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--precision", "int4"}, "--precision"},
-                    mistake{"no_ranks", {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--ranks", "0"}, "ranks"},
-                    mistake{"blocks_do_not_add_up", {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--block-tokens", "1,2"}, "the document has 2048"},
-                    mistake{"anchor_too_short", {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--anchor-tokens", "3"}, "does not fit the anchor"},
-                    mistake{"id_out_of_range", {"run", "--config", "CONFIG", "--tokens", "TMP/tokens.json"}, "document_ids[2]"},
-                    mistake{"id_not_whole", {"run", "--config", "CONFIG", "--tokens", "TMP/float.json"}, "document_ids[1]"},
-                    mistake{"no_ids", {"run", "--config", "CONFIG", "--tokens", "TMP/none.json"}, "'query_ids' is empty"},
-                    mistake{"broken_json", {"run", "--config", "CONFIG", "--tokens", "TMP/broken.json"}, "broken.json"},
-                    mistake{"unwritable_result", {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--json", "/nowhere/out.json"}, "--json"}),
+    testing::Values(
+        mistake{"no_command", {}, "subcommand"},
+        mistake{"unknown_option", {"run", "--config", "CONFIG", "--fast"}, "--fast"},
+        mistake{"missing_config",
+                {"run", "--config", "nowhere.yaml", "--document", "DOC", "--question", "x"},
+                "nowhere.yaml"},
+        mistake{
+            "unknown_key", {"run", "--config", "TMP/bad.yaml", "--document", "DOC", "--question", "x"}, "bad.yaml:3:3"},
+        mistake{"check_config", {"check-config", "TMP/bad.yaml"}, "promt"},
+        mistake{"missing_document",
+                {"run", "--config", "CONFIG", "--document", "nowhere.txt", "--question", "x"},
+                "nowhere.txt"},
+        mistake{"no_document", {"run", "--config", "CONFIG", "--question", "x"}, "--document"},
+        mistake{"no_question", {"run", "--config", "CONFIG", "--document", "DOC"}, "--question"},
+        mistake{
+            "empty_document", {"run", "--config", "CONFIG", "--document", "TMP/empty.txt", "--question", "x"}, "empty"},
+        mistake{"empty_question", {"run", "--config", "CONFIG", "--document", "DOC", "--question", ""}, "question"},
+        mistake{"not_utf8",
+                {"run", "--config", "CONFIG", "--document", "TMP/binary.txt", "--question", "x"},
+                "binary.txt:2:5"},
+        mistake{"missing_model",
+                {"run", "--config", "CONFIG", "--model", "nowhere", "--document", "DOC", "--question", "x"},
+                "nowhere"},
+        mistake{"unknown_strategy",
+                {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--strategy", "fast"},
+                "full, star, apb"},
+        mistake{"unknown_compressor",
+                {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--compressor", "zip"},
+                "retaining_heads"},
+        mistake{"unknown_precision",
+                {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--precision", "int4"},
+                "--precision"},
+        mistake{"nothing_to_compress",
+                {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--strategy", "star",
+                 "--passing-tokens", "5"},
+                "--passing-tokens: means nothing to strategy star"},
+        mistake{
+            "no_ranks", {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--ranks", "0"}, "ranks"},
+        mistake{"blocks_do_not_add_up",
+                {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--block-tokens", "1,2"},
+                "the document has 2048"},
+        mistake{"anchor_too_short",
+                {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--anchor-tokens", "3"},
+                "does not fit the anchor"},
+        mistake{"id_out_of_range", {"run", "--config", "CONFIG", "--tokens", "TMP/tokens.json"}, "document_ids[2]"},
+        mistake{"id_not_whole", {"run", "--config", "CONFIG", "--tokens", "TMP/float.json"}, "document_ids[1]"},
+        mistake{"no_ids", {"run", "--config", "CONFIG", "--tokens", "TMP/none.json"}, "'query_ids' is empty"},
+        mistake{"broken_json", {"run", "--config", "CONFIG", "--tokens", "TMP/broken.json"}, "broken.json"},
+        mistake{"unwritable_result",
+                {"run", "--config", "CONFIG", "--document", "DOC", "--question", "x", "--json", "/nowhere/out.json"},
+                "--json"}),
     [](const auto& param_info) { return param_info.param.title; });
 
 TEST(configs, every_file_is_accepted_by_check_config) {

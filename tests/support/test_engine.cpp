@@ -49,8 +49,9 @@ test_engine::test_engine(const std::filesystem::path& model, const engine_settin
       kernels_(cpu::make_cpu_backend({.threads = settings.threads, .activation = settings.precision, .cores = {}})),
       weights_(std::make_unique<model_weights>(*kernels_, model_)) {}
 
-engine_answer test_engine::run(const job_options& options, std::span<const std::int32_t> document, std::span<const std::int32_t> query,
-                               std::int64_t system_tokens, std::uint64_t order_seed) {
+engine_answer test_engine::run(const job_options& options, std::span<const std::int32_t> document,
+                               std::span<const std::int32_t> query, std::int64_t system_tokens,
+                               std::uint64_t order_seed) {
   const job one{options, {document.begin(), document.end()}, {query.begin(), query.end()}, system_tokens};
   return std::move(run_together(std::span(&one, 1), order_seed).front());
 }
@@ -78,7 +79,8 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
     chunk = std::max(chunk, jobs[j].options.chunk_tokens);
     positions = std::max(positions, n + m + jobs[j].options.max_new_tokens);
   }
-  device_context device(*kernels_, *weights_, {"local", "cpu0", static_cast<std::size_t>(arena_bytes), positions, chunk});
+  device_context device(*kernels_, *weights_,
+                        {"local", "cpu0", static_cast<std::size_t>(arena_bytes), positions, chunk});
   relay_log log(log_bytes);
   local_network network(log);
   const auto door = network.make_endpoint();
@@ -89,7 +91,8 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
   std::vector<std::pair<runner*, pass*>> passes;
   for (std::size_t j = 0; j < jobs.size(); ++j) {
     const auto& plan = answers[j].plan;
-    if (!log.reserve(j + 1, relay_log_bytes(plan, shape_of(config(), kernels_->activation_type())))) throw std::runtime_error("log");
+    if (!log.reserve(j + 1, relay_log_bytes(plan, shape_of(config(), kernels_->activation_type()))))
+      throw std::runtime_error("log");
     for (const auto& shard : plan.shards) {
       runner r;
       r.job = j;
@@ -130,8 +133,11 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
     asked.sampling = jobs[r.job].options.sampling;
     decode_pass::listener hears;
     hears.on_token = [&answer](int, std::int32_t token) { answer.ids.push_back(token); };
-    hears.on_first_logits = [&answer](std::span<const float> logits) { answer.first_logits.assign(logits.begin(), logits.end()); };
-    r.answer = std::make_unique<decode_pass>(device, answer.plan, r.rank, r.job + 1, *r.kv, asked, *r.network, *r.progress, hears);
+    hears.on_first_logits = [&answer](std::span<const float> logits) {
+      answer.first_logits.assign(logits.begin(), logits.end());
+    };
+    r.answer = std::make_unique<decode_pass>(device, answer.plan, r.rank, r.job + 1, *r.kv, asked, *r.network,
+                                             *r.progress, hears);
     passes.emplace_back(&r, r.answer.get());
   }
   step_all(passes, order, [](runner& r) { r.answer.reset(); });

@@ -41,8 +41,8 @@ class test_engine {
   [[nodiscard]] const model_weights& weights() const { return *weights_; }
 
   /// Runs a job to its end. `order_seed` 0 steps lower ranks first; any other draws which pass goes next at random.
-  engine_answer run(const job_options& options, std::span<const std::int32_t> document, std::span<const std::int32_t> query,
-                    std::int64_t system_tokens, std::uint64_t order_seed = 0);
+  engine_answer run(const job_options& options, std::span<const std::int32_t> document,
+                    std::span<const std::int32_t> query, std::int64_t system_tokens, std::uint64_t order_seed = 0);
 
   struct job {
     job_options options;

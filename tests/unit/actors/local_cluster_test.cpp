@@ -1,11 +1,11 @@
 #include "actors/local_cluster.hpp"
 
+#include <fstream>
+#include <random>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <random>
 
 #include "actors/job_client.hpp"
 #include "kernels/fault.hpp"
@@ -48,7 +48,9 @@ struct local_cluster_test : testing::Test {
     std::ofstream(folder.path() / "config.json") << description;
     config.model.directory = folder.path();
     config.model.precision = element_type::f32;
-    config.nodes = {{.name = "here", .relay = {.log_bytes_max = 1 << 24}, .devices = {{.name = "a", .threads = 1}, {.name = "b", .threads = 1}}}};
+    config.nodes = {{.name = "here",
+                     .relay = {.log_bytes_max = 1 << 24},
+                     .devices = {{.name = "a", .threads = 1}, {.name = "b", .threads = 1}}}};
     config.job.strategy = "apb";
     config.job.ranks = 4;
     config.job.anchor_tokens = 40;
@@ -57,7 +59,7 @@ struct local_cluster_test : testing::Test {
     config.timeouts.progress_ms = 10;
     model.emplace(checkpoint::open(folder.path()));
     devices.emplace(config);
-    const std::vector<std::int64_t> arenas{64 << 20, 64 << 20};
+    const std::vector<std::int64_t> arenas{std::int64_t{512} << 20, std::int64_t{512} << 20};
     cluster.emplace(config, *model, *devices, arenas, 200000);
   }
 
@@ -99,8 +101,10 @@ struct local_cluster_test : testing::Test {
     for (;;) {
       const auto update = client.next(60s);
       if (!update) throw std::runtime_error("no progress");
-      if (const auto* progress = std::get_if<job_progress>(&*update); progress && progress->ranks.at(0).chunks > 2) return progress->job;
-      if (std::holds_alternative<job_failed>(*update) || std::holds_alternative<job_refused>(*update)) throw std::runtime_error("it ended");
+      if (const auto* progress = std::get_if<job_progress>(&*update); progress && progress->ranks.at(0).chunks > 2)
+        return progress->job;
+      if (std::holds_alternative<job_failed>(*update) || std::holds_alternative<job_refused>(*update))
+        throw std::runtime_error("it ended");
     }
   }
 
@@ -120,11 +124,13 @@ TEST_F(local_cluster_test, a_job_over_actors_and_devices_gives_the_engines_bits)
   std::vector<std::int32_t> streamed;
   std::size_t layers_of_units = 0;
   for (const auto& update : updates) {
-    if (const auto* l = std::get_if<first_logits>(&update)) logits.insert(logits.end(), l->values.begin(), l->values.end());
+    if (const auto* l = std::get_if<first_logits>(&update))
+      logits.insert(logits.end(), l->values.begin(), l->values.end());
     if (const auto* t = std::get_if<answer_token>(&update)) streamed.push_back(t->token);
     if (const auto* units = std::get_if<chosen_units>(&update)) {
       ++layers_of_units;
-      EXPECT_EQ(units->indices, expected.chosen.at(static_cast<std::size_t>(units->layer)).at(static_cast<std::size_t>(units->rank)));
+      EXPECT_EQ(units->indices,
+                expected.chosen.at(static_cast<std::size_t>(units->layer)).at(static_cast<std::size_t>(units->rank)));
     }
   }
   EXPECT_EQ(logits, expected.first_logits);

@@ -105,8 +105,9 @@ class block_attention : public ::testing::TestWithParam<element_type> {
       const std::int64_t seen = mask.causal ? mask.first_query + query + 1 : mask.keys;
       for (int head = 0; head < in.size.heads; ++head) {
         const int kv_head = head / (in.size.heads / in.size.kv_heads);
-        const auto exact = reference::attention_over(in.fused.part(query, std::int64_t{head + 1} * in.size.dim, in.size.dim),
-                                                     in.keys, in.values, kv_head, in.size.dim, seen, scale);
+        const auto exact =
+            reference::attention_over(in.fused.part(query, std::int64_t{head + 1} * in.size.dim, in.size.dim), in.keys,
+                                      in.values, kv_head, in.size.dim, seen, scale);
         const auto out = got.out.part(query, std::int64_t{head} * in.size.dim, in.size.dim);
         for (std::size_t i = 0; i < out.size(); ++i) {
           ASSERT_NEAR(out[i], exact.out[i], allowed) << "query " << query << ", head " << head << ", number " << i;
@@ -128,8 +129,9 @@ INSTANTIATE_TEST_SUITE_P(kernels, block_attention, ::testing::Values(element_typ
                          name_of_precision);
 
 TEST_P(block_attention, attends_to_all_keys) {
-  for (const sizes& s : {sizes{1, 1, 1, 8, 1}, sizes{3, 4, 2, 16, 5}, sizes{40, 3, 1, 80, 130}, sizes{257, 2, 2, 32, 512},
-                         sizes{17, 4, 4, 64, 513}, sizes{300, 2, 1, 128, 700}, sizes{20, 2, 1, 24, 1100}}) {
+  for (const sizes& s :
+       {sizes{1, 1, 1, 8, 1}, sizes{3, 4, 2, 16, 5}, sizes{40, 3, 1, 80, 130}, sizes{257, 2, 2, 32, 512},
+        sizes{17, 4, 4, 64, 513}, sizes{300, 2, 1, 128, 700}, sizes{20, 2, 1, 24, 1100}}) {
     SCOPED_TRACE(testing::Message() << s.queries << " queries, " << s.keys << " keys, dim " << s.dim);
     inputs in(type(), s);
     const attention_mask mask{.keys = s.keys};
@@ -140,9 +142,14 @@ TEST_P(block_attention, attends_to_all_keys) {
 }
 
 TEST_P(block_attention, attends_causally) {
-  for (const auto& [s, first] : {std::pair{sizes{1, 2, 1, 8, 1}, 0}, {sizes{33, 2, 2, 16, 40}, 7}, {sizes{300, 2, 1, 64, 300}, 0},
-                                 {sizes{260, 2, 1, 32, 900}, 5}, {sizes{270, 1, 1, 128, 800}, 512}, {sizes{600, 2, 1, 16, 1111}, 511}}) {
-    SCOPED_TRACE(testing::Message() << s.queries << " queries from " << first << ", " << s.keys << " keys, dim " << s.dim);
+  for (const auto& [s, first] : {std::pair{sizes{1, 2, 1, 8, 1}, 0},
+                                 {sizes{33, 2, 2, 16, 40}, 7},
+                                 {sizes{300, 2, 1, 64, 300}, 0},
+                                 {sizes{260, 2, 1, 32, 900}, 5},
+                                 {sizes{270, 1, 1, 128, 800}, 512},
+                                 {sizes{600, 2, 1, 16, 1111}, 511}}) {
+    SCOPED_TRACE(testing::Message() << s.queries << " queries from " << first << ", " << s.keys << " keys, dim "
+                                    << s.dim);
     inputs in(type(), s);
     const attention_mask mask{.causal = true, .keys = s.keys, .first_query = first};
     attended got = attend(kernel, in, mask);
@@ -180,7 +187,8 @@ TEST_P(block_attention, stays_finite_with_scores_that_leave_one_key) {
     const auto exact = reference::attention_over(in.fused.part(query, s.dim, s.dim), in.keys, in.values, 0, s.dim,
                                                  630 + query + 1, scale);
     ASSERT_NEAR(got.log_sum_exp.at(query, 0), exact.log_sum_exp, 1e-5 * exact.log_sum_exp);
-    for (std::int64_t i = 0; i < s.dim; ++i) ASSERT_NEAR(got.out.at(query, i), exact.out[static_cast<std::size_t>(i)], 0.05);
+    for (std::int64_t i = 0; i < s.dim; ++i)
+      ASSERT_NEAR(got.out.at(query, i), exact.out[static_cast<std::size_t>(i)], 0.05);
   }
 }
 
@@ -189,7 +197,8 @@ TEST_P(block_attention, gives_zero_and_minus_infinity_without_keys) {
   attended got(type(), in.size);
   got.out.fill(7);
   const panel_buffer panel(kernel, 0, 1, 16);
-  kernel.attend(in.queries(), panel.view, {}, scale, got.out.heads(2), got.log_sum_exp.view(), attention_result::replace);
+  kernel.attend(in.queries(), panel.view, {}, scale, got.out.heads(2), got.log_sum_exp.view(),
+                attention_result::replace);
   for (std::int64_t query = 0; query < 300; ++query) {
     ASSERT_EQ(got.out.row(query), std::vector<double>(32, 0.0));
     ASSERT_EQ(got.log_sum_exp.row(query), std::vector<double>(2, -infinity));
@@ -203,8 +212,8 @@ TEST_P(block_attention, merges_two_halves_into_the_whole) {
     attended got(type(), s);
     const auto half = [&](std::int64_t first, std::int64_t end, attention_result result) {
       const panel_buffer panel = pack(kernel, in, first, end);
-      kernel.attend(in.queries(), panel.view, {.keys = end - first}, scale, got.out.heads(s.heads), got.log_sum_exp.view(),
-                    result);
+      kernel.attend(in.queries(), panel.view, {.keys = end - first}, scale, got.out.heads(s.heads),
+                    got.log_sum_exp.view(), result);
     };
     half(0, cut, attention_result::replace);
     half(cut, s.keys, attention_result::merge);

@@ -1,9 +1,5 @@
 #include "kernels/cpu/cpu_backend.hpp"
 
-#include <sched.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <array>
 #include <cstdint>
 #include <cstdlib>
@@ -15,6 +11,9 @@
 
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
+#include <sched.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "kernels/cpu/compressor.hpp"
 #include "kernels/cpu/decode_attention.hpp"
@@ -67,11 +66,13 @@ TEST(cpu_backend, keeps_to_the_instruction_set_that_the_environment_allows) {
 }
 
 TEST(cpu_backend, computes_without_bf16_instructions) {
-  EXPECT_TRUE(passes_with("AVX512_CORE", "kernels/linear.*:kernels/block_attention.*:cpu_backend.keeps_to_the_instruction_set*"));
+  EXPECT_TRUE(passes_with("AVX512_CORE",
+                          "kernels/linear.*:kernels/block_attention.*:cpu_backend.keeps_to_the_instruction_set*"));
 }
 
 TEST(cpu_backend, computes_without_avx512) {
-  EXPECT_TRUE(passes_with("AVX2", "kernels/linear.*:kernels/block_attention.*:cpu_backend.keeps_to_the_instruction_set*"));
+  EXPECT_TRUE(
+      passes_with("AVX2", "kernels/linear.*:kernels/block_attention.*:cpu_backend.keeps_to_the_instruction_set*"));
 }
 
 TEST(cpu_backend, gives_and_takes_memory) {
@@ -142,7 +143,8 @@ class delegation : public ::testing::Test {
                    const std::function<void(kernel_buffer&)>& by_kernel) {
     kernel_buffer other(start.type(), start.view().rows, start.view().columns);
     for (std::int64_t row = 0; row < start.view().rows; ++row) {
-      for (std::int64_t column = 0; column < start.view().columns; ++column) other.set(row, column, start.at(row, column));
+      for (std::int64_t column = 0; column < start.view().columns; ++column)
+        other.set(row, column, start.at(row, column));
     }
     const std::vector<std::byte> before = start.bytes();
     by_backend(start);
@@ -160,16 +162,20 @@ class delegation : public ::testing::Test {
 TEST_F(delegation, of_token_wise_kernels) {
   const std::vector<std::int32_t> ids{3, 0, 11, 5, 5, 1, 2, 4, 6, 7, 8, 9};
   const std::vector<float> weight(columns, 1.5F);
-  expect_same(random(2), [&](auto& out) { device->copy(*s, x.view(), out.view()); },
-              [&](auto& out) { cpu::copy(pool, x.view(), out.view()); });
-  expect_same(random(2), [&](auto& out) { device->embed(*s, x.view(), ids.data(), out.view()); },
-              [&](auto& out) { cpu::embed(pool, x.view(), ids.data(), out.view()); });
-  expect_same(random(2), [&](auto& out) { device->rms_norm(*s, x.view(), weight.data(), 1e-5F, out.view()); },
-              [&](auto& out) { cpu::rms_norm(pool, x.view(), weight.data(), 1e-5F, out.view()); });
-  expect_same(random(2, rows, columns / 2), [&](auto& out) { device->swiglu(*s, x.view(), out.view()); },
-              [&](auto& out) { cpu::swiglu(pool, x.view(), out.view()); });
-  expect_same(random(2), [&](auto& out) { device->silu(*s, out.view()); },
-              [&](auto& out) { cpu::silu(pool, out.view()); });
+  expect_same(
+      random(2), [&](auto& out) { device->copy(*s, x.view(), out.view()); },
+      [&](auto& out) { cpu::copy(pool, x.view(), out.view()); });
+  expect_same(
+      random(2), [&](auto& out) { device->embed(*s, x.view(), ids.data(), out.view()); },
+      [&](auto& out) { cpu::embed(pool, x.view(), ids.data(), out.view()); });
+  expect_same(
+      random(2), [&](auto& out) { device->rms_norm(*s, x.view(), weight.data(), 1e-5F, out.view()); },
+      [&](auto& out) { cpu::rms_norm(pool, x.view(), weight.data(), 1e-5F, out.view()); });
+  expect_same(
+      random(2, rows, columns / 2), [&](auto& out) { device->swiglu(*s, x.view(), out.view()); },
+      [&](auto& out) { cpu::swiglu(pool, x.view(), out.view()); });
+  expect_same(
+      random(2), [&](auto& out) { device->silu(*s, out.view()); }, [&](auto& out) { cpu::silu(pool, out.view()); });
 }
 
 TEST_F(delegation, of_rotary_embedding) {
@@ -177,12 +183,19 @@ TEST_F(delegation, of_rotary_embedding) {
   const std::vector<std::int32_t> positions{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
   kernel_buffer cosines = random(3, rows, 8);
   kernel_buffer sines = random(4, rows, 8);
-  expect_same(random(2, rows, 8), [&](auto& out) { device->fill_rope_table(*s, frequencies, {cosines.view(), out.view()}); },
-              [&](auto& out) { cpu::fill_rope_table(pool, frequencies, {cosines.view(), out.view()}); });
+  expect_same(
+      random(2, rows, 8),
+      [&](auto& out) {
+        device->fill_rope_table(*s, frequencies, {cosines.view(), out.view()});
+      },
+      [&](auto& out) {
+        cpu::fill_rope_table(pool, frequencies, {cosines.view(), out.view()});
+      });
   device->fill_rope_table(*s, frequencies, {cosines.view(), sines.view()});
   const rope_table table{cosines.view(), sines.view()};
-  expect_same(random(2), [&](auto& out) { device->rotate(*s, out.heads(heads), positions.data(), table); },
-              [&](auto& out) { cpu::rotate(pool, out.heads(heads), positions.data(), table); });
+  expect_same(
+      random(2), [&](auto& out) { device->rotate(*s, out.heads(heads), positions.data(), table); },
+      [&](auto& out) { cpu::rotate(pool, out.heads(heads), positions.data(), table); });
 }
 
 TEST_F(delegation, of_attention_with_few_queries) {
@@ -193,36 +206,43 @@ TEST_F(delegation, of_attention_with_few_queries) {
   const std::size_t bytes = device->decode_attention_workspace_bytes(rows, heads, columns / heads);
   EXPECT_EQ(bytes, cpu::decode_attention_workspace_bytes(rows, heads, columns / heads));
   std::vector<std::byte> workspace(bytes);
-  expect_same(random(5, 3),
-              [&](auto& out) {
-                device->attend_few(*s, q.heads(heads), x.heads(heads), values.heads(heads), mask, 0.5F, out.heads(heads),
-                                   lse.view(), workspace.data());
-              },
-              [&](auto& out) {
-                cpu::attend_few(pool, q.heads(heads), x.heads(heads), values.heads(heads), mask, 0.5F, out.heads(heads),
-                                lse.view(), workspace.data());
-              });
+  expect_same(
+      random(5, 3),
+      [&](auto& out) {
+        device->attend_few(*s, q.heads(heads), x.heads(heads), values.heads(heads), mask, 0.5F, out.heads(heads),
+                           lse.view(), workspace.data());
+      },
+      [&](auto& out) {
+        cpu::attend_few(pool, q.heads(heads), x.heads(heads), values.heads(heads), mask, 0.5F, out.heads(heads),
+                        lse.view(), workspace.data());
+      });
   kernel_buffer other = random(6, 3);
   kernel_buffer other_lse = random(7, 3, heads);
   const std::array parts{q.heads(heads), other.heads(heads)};
   const std::array lses{lse.view(), other_lse.view()};
-  expect_same(random(5, 3), [&](auto& out) { device->merge_attention(*s, parts, lses, out.heads(heads)); },
-              [&](auto& out) { cpu::merge_attention(pool, parts, lses, out.heads(heads)); });
+  expect_same(
+      random(5, 3), [&](auto& out) { device->merge_attention(*s, parts, lses, out.heads(heads)); },
+      [&](auto& out) { cpu::merge_attention(pool, parts, lses, out.heads(heads)); });
 }
 
 TEST_F(delegation, of_the_compressor) {
   kernel_buffer mean = random(2, heads, columns / heads);
   kernel_buffer scores = random(3, rows, heads);
-  expect_same(random(4, heads, columns / heads), [&](auto& out) { device->mean_query(*s, x.heads(heads), out.view()); },
-              [&](auto& out) { cpu::mean_query(pool, x.heads(heads), out.view()); });
-  expect_same(random(4, rows, heads), [&](auto& out) { device->score_keys(*s, x.heads(heads), mean.view(), out.view()); },
-              [&](auto& out) { cpu::score_keys(pool, x.heads(heads), mean.view(), out.view()); });
-  expect_same(random(4, rows, heads), [&](auto& out) { device->score_recent(*s, out.view()); },
-              [&](auto& out) { cpu::score_recent(pool, out.view()); });
-  expect_same(random(4, rows, heads), [&](auto& out) { device->score_random(*s, 7, 2, 100, out.view()); },
-              [&](auto& out) { cpu::score_random(pool, 7, 2, 100, out.view()); });
-  expect_same(random(4, rows, heads), [&](auto& out) { device->max_pool(*s, scores.view(), out.view()); },
-              [&](auto& out) { cpu::max_pool(pool, scores.view(), out.view()); });
+  expect_same(
+      random(4, heads, columns / heads), [&](auto& out) { device->mean_query(*s, x.heads(heads), out.view()); },
+      [&](auto& out) { cpu::mean_query(pool, x.heads(heads), out.view()); });
+  expect_same(
+      random(4, rows, heads), [&](auto& out) { device->score_keys(*s, x.heads(heads), mean.view(), out.view()); },
+      [&](auto& out) { cpu::score_keys(pool, x.heads(heads), mean.view(), out.view()); });
+  expect_same(
+      random(4, rows, heads), [&](auto& out) { device->score_recent(*s, out.view()); },
+      [&](auto& out) { cpu::score_recent(pool, out.view()); });
+  expect_same(
+      random(4, rows, heads), [&](auto& out) { device->score_random(*s, 7, 2, 100, out.view()); },
+      [&](auto& out) { cpu::score_random(pool, 7, 2, 100, out.view()); });
+  expect_same(
+      random(4, rows, heads), [&](auto& out) { device->max_pool(*s, scores.view(), out.view()); },
+      [&](auto& out) { cpu::max_pool(pool, scores.view(), out.view()); });
 
   const std::size_t bytes = device->select_workspace_bytes(rows, heads);
   EXPECT_EQ(bytes, cpu::select_workspace_bytes(rows, heads));
@@ -232,8 +252,9 @@ TEST_F(delegation, of_the_compressor) {
   device->select_top(*s, scores.view(), 2, 3, chosen.data(), workspace.data());
   cpu::select_top(pool, scores.view(), 2, 3, expected.data(), workspace.data());
   EXPECT_EQ(chosen, expected);
-  expect_same(random(4, 3), [&](auto& out) { device->gather(*s, x.heads(heads), chosen.data(), out.heads(heads)); },
-              [&](auto& out) { cpu::gather(pool, x.heads(heads), chosen.data(), out.heads(heads)); });
+  expect_same(
+      random(4, 3), [&](auto& out) { device->gather(*s, x.heads(heads), chosen.data(), out.heads(heads)); },
+      [&](auto& out) { cpu::gather(pool, x.heads(heads), chosen.data(), out.heads(heads)); });
 }
 
 TEST_F(delegation, of_sampling) {
@@ -267,7 +288,8 @@ TEST_F(delegation, of_linear_layers_and_block_attention) {
   EXPECT_EQ(device->panel_tile_tokens(), 512);
   kernel_buffer attended = random(4, 5);
   kernel_buffer lse = random(5, 5, heads);
-  device->attend(*s, in.heads(heads), panel, {.keys = 1}, 0.5F, attended.heads(heads), lse.view(), attention_result::replace);
+  device->attend(*s, in.heads(heads), panel, {.keys = 1}, 0.5F, attended.heads(heads), lse.view(),
+                 attention_result::replace);
   for (std::int64_t row = 0; row < 5; ++row) {
     for (std::int64_t column = 0; column < columns; ++column) {
       ASSERT_NEAR(attended.at(row, column), x.at(0, column), 1e-5);  // of one key, its value

@@ -40,8 +40,7 @@ class linear : public ::testing::TestWithParam<element_type> {
   cpu::linear_layers layers{pool, type()};
 };
 
-INSTANTIATE_TEST_SUITE_P(kernels, linear, ::testing::Values(element_type::f32, element_type::bf16),
-                         name_of_precision);
+INSTANTIATE_TEST_SUITE_P(kernels, linear, ::testing::Values(element_type::f32, element_type::bf16), name_of_precision);
 
 struct sizes {
   std::int64_t rows;
@@ -49,7 +48,7 @@ struct sizes {
   std::int64_t outputs;
 };
 
-constexpr std::array all_sizes{sizes{1, 1, 1},      sizes{1, 64, 300},   sizes{5, 31, 7},      sizes{37, 64, 257},
+constexpr std::array all_sizes{sizes{1, 1, 1},      sizes{1, 64, 300},   sizes{5, 31, 7},     sizes{37, 64, 257},
                                sizes{256, 80, 256}, sizes{290, 77, 513}, sizes{600, 128, 40}, sizes{33, 1001, 130}};
 
 struct inputs {
@@ -82,7 +81,8 @@ TEST_P(linear, equals_the_product_in_double) {
     const auto packed = layers.pack(std::array{host(in.weights)});
     for (const element_type result_type : result_types()) {
       for (const bool accumulate : {false, true}) {
-        SCOPED_TRACE(testing::Message() << s.rows << " x " << s.inputs << " x " << s.outputs << ", accumulate " << accumulate);
+        SCOPED_TRACE(testing::Message() << s.rows << " x " << s.inputs << " x " << s.outputs << ", accumulate "
+                                        << accumulate);
         kernel_buffer out(result_type, s.rows, s.outputs, 5);
         out.fill_random(3);
         kernel_buffer before(result_type, s.rows, s.outputs);
@@ -91,7 +91,8 @@ TEST_P(linear, equals_the_product_in_double) {
         for (std::int64_t row = 0; row < s.rows; ++row) {
           std::vector<double> expected = exact[static_cast<std::size_t>(row)];
           if (accumulate) {
-            for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += before.at(row, static_cast<std::int64_t>(i));
+            for (std::size_t i = 0; i < expected.size(); ++i)
+              expected[i] += before.at(row, static_cast<std::int64_t>(i));
           }
           expect_close(out, row, 0, expected, 5e-5);
           if (HasFatalFailure()) return;
@@ -108,7 +109,8 @@ TEST_P(linear, stacks_the_rows_of_fused_parts) {
   const auto whole = layers.pack(std::array{host(in.weights)});
   const host_matrix all = host(in.weights);
   const auto rows = [&](std::int64_t first, std::int64_t count) {
-    return host_matrix{static_cast<const std::byte*>(all.data) + first * s.inputs * bytes_of(all.type), all.type, count, s.inputs};
+    return host_matrix{static_cast<const std::byte*>(all.data) + first * s.inputs * bytes_of(all.type), all.type, count,
+                       s.inputs};
   };
   const auto fused = layers.pack(std::array{rows(0, 300), rows(300, 1), rows(301, 399)});
   EXPECT_EQ(fused->outputs(), 700);
@@ -172,7 +174,8 @@ TEST_P(linear, gives_a_row_the_same_bits_whatever_rows_stand_beside_it) {
         for (const std::int64_t first : {0, 13, 300}) {
           kernel_buffer alone(result_type, rows, s.outputs);
           layers.run(in.x.view().slice_rows(first, rows), *packed, alone.view(), false);
-          for (std::int64_t row = 0; row < rows; ++row) ASSERT_EQ(alone.row(row), whole.row(first + row)) << rows << " rows";
+          for (std::int64_t row = 0; row < rows; ++row)
+            ASSERT_EQ(alone.row(row), whole.row(first + row)) << rows << " rows";
         }
       }
     }

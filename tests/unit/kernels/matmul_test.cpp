@@ -16,8 +16,12 @@ TEST(matmul, never_runs_onednns_reference_implementation) {
   cpu::matmul_cache cache(1);
   for (const element_type type : types) {
     for (const std::int64_t rows : {1, 7, 16, 32, 128, 256}) {
-      for (const auto& [inputs, columns, packed] : {std::array<std::int64_t, 3>{64, 256, 512}, {1024, 256, 256}, {333, 40, 40},
-                                                    {256, 128, 128}, {16, 128, 512}, {256, 80, 80}}) {
+      for (const auto& [inputs, columns, packed] : {std::array<std::int64_t, 3>{64, 256, 512},
+                                                    {1024, 256, 256},
+                                                    {333, 40, 40},
+                                                    {256, 128, 128},
+                                                    {16, 128, 512},
+                                                    {256, 80, 80}}) {
         for (const bool accumulate : {false, true}) {
           const auto& product = cache.get({rows, inputs, columns, packed, type, accumulate});
           EXPECT_FALSE(product.implementation().starts_with("ref")) << rows << " x " << inputs << " x " << columns;

@@ -1,9 +1,9 @@
 #include "runtime/cluster/coordinator_logic.hpp"
 
+#include <numeric>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <numeric>
 
 namespace baton {
 namespace {
@@ -86,7 +86,9 @@ struct coordinator_logic_test : testing::Test {
     logic.relay_said(relay, log_reserved{1}, now);
   }
   void finish_shard(int rank) { logic.worker_said(rank < 2 ? worker_a : worker_b, shard_finished{1, rank, {}}, now); }
-  void finish_answer(int rank) { logic.worker_said(rank < 2 ? worker_a : worker_b, answer_finished{1, rank, 0, 2, 0.1, {}}, now); }
+  void finish_answer(int rank) {
+    logic.worker_said(rank < 2 ? worker_a : worker_b, answer_finished{1, rank, 0, 2, 0.1, {}}, now);
+  }
 };
 
 TEST_F(coordinator_logic_test, a_job_is_accepted_once_its_ids_are_there_and_reserves_its_log_first) {
@@ -96,7 +98,8 @@ TEST_F(coordinator_logic_test, a_job_is_accepted_once_its_ids_are_there_and_rese
   EXPECT_EQ(all.said_to_client<job_accepted>()[0].plan.ranks(), 4);
   EXPECT_TRUE(all.workers.empty());
   ASSERT_EQ(all.relays.size(), 1u);
-  EXPECT_EQ(std::get<reserve_log>(all.relays[0].command).bytes, relay_log_bytes(all.said_to_client<job_accepted>()[0].plan, model.shape));
+  EXPECT_EQ(std::get<reserve_log>(all.relays[0].command).bytes,
+            relay_log_bytes(all.said_to_client<job_accepted>()[0].plan, model.shape));
 }
 
 TEST_F(coordinator_logic_test, every_rank_gets_its_shard_and_its_ids_and_then_one_start) {
@@ -216,7 +219,8 @@ TEST_F(coordinator_logic_test, nonsense_is_refused_with_its_reason) {
   EXPECT_THAT(take().said_to_client<job_refused>().at(0).why.what, HasSubstr("a piece at 5"));
   logic.client_said(client, request(), now);
   logic.client_said(client, submit_ids{"r", 0, {100}}, now);
-  EXPECT_THAT(take().said_to_client<job_refused>().at(0).why.what, HasSubstr("token id 100 is outside the vocabulary of 100"));
+  EXPECT_THAT(take().said_to_client<job_refused>().at(0).why.what,
+              HasSubstr("token id 100 is outside the vocabulary of 100"));
   auto impossible = request();
   impossible.options.anchor_tokens = 5;
   logic.client_said(client, impossible, now);

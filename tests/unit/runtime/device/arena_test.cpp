@@ -1,10 +1,10 @@
 #include "runtime/device/arena.hpp"
 
+#include <vector>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
-
-#include <vector>
 
 #include "kernels/cpu/cpu_backend.hpp"
 #include "kernels/fault.hpp"
@@ -12,7 +12,9 @@
 namespace baton {
 namespace {
 
-std::unique_ptr<backend> small_backend() { return cpu::make_cpu_backend({.threads = 1, .activation = element_type::f32}); }
+std::unique_ptr<backend> small_backend() {
+  return cpu::make_cpu_backend({.threads = 1, .activation = element_type::f32});
+}
 
 TEST(arena, gives_back_what_leaves_scope_and_joins_neighbours) {
   const auto kernels = small_backend();

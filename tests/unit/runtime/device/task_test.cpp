@@ -1,11 +1,9 @@
 #include "runtime/device/task.hpp"
 
-#include <gtest/gtest.h>
-
 #include <stdexcept>
 #include <vector>
 
-
+#include <gtest/gtest.h>
 
 namespace baton {
 namespace {

@@ -1,9 +1,9 @@
 #include "runtime/observe/dump.hpp"
 
-#include <gtest/gtest.h>
-
 #include <cstring>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "kernels/fault.hpp"
 #include "runtime/model/safetensors.hpp"

@@ -1,10 +1,10 @@
 #include "runtime/observe/format.hpp"
 
-#include <gtest/gtest.h>
-
 #include <cstdint>
 #include <limits>
 #include <string>
+
+#include <gtest/gtest.h>
 
 namespace baton {
 namespace {
@@ -65,7 +65,9 @@ TEST(format, makes_terminal_controls_visible) {
   EXPECT_EQ(printable("a\x1b[2Jb"), "a\\x1b[2Jb");
   EXPECT_EQ(printable("over\rwritten\b\a"), "over\\x0dwritten\\x08\\x07");
   EXPECT_EQ(printable("\x7f"), "\\x7f");
-  EXPECT_EQ(printable("\xC2\x9B" "31m"), "\\x9b31m");
+  EXPECT_EQ(printable("\xC2\x9B"
+                      "31m"),
+            "\\x9b31m");
   EXPECT_EQ(printable("\xE2\x80\xAEright"), "\\u202eright");
   EXPECT_EQ(printable(std::string_view("\0", 1)), "\\x00");
 }
@@ -76,7 +78,10 @@ TEST(format, keeps_lines_tabs_and_letters_of_any_script) {
 }
 
 TEST(format, replaces_bytes_that_are_not_utf8) {
-  EXPECT_EQ(printable("a\xFF" "b"), "a\xEF\xBF\xBD" "b");
+  EXPECT_EQ(printable("a\xFF"
+                      "b"),
+            "a\xEF\xBF\xBD"
+            "b");
   EXPECT_EQ(printable("a\xE6\x9D"), "a\xEF\xBF\xBD");
 }
 

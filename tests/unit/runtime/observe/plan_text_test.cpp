@@ -1,11 +1,11 @@
 #include "runtime/observe/plan_text.hpp"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <sstream>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 namespace baton {
 namespace {
@@ -40,7 +40,8 @@ TEST(plan_text, fits_the_width_that_it_is_given) {
   const auto costs = costs_of_two_devices();
   for (const int columns : {60, 80, 120}) {
     for (const int ranks : {1, 8, 100}) {
-      EXPECT_LE(widest_line(describe(plan_with(ranks, 1 << 20), costs, columns)), columns) << columns << " columns, " << ranks << " ranks";
+      EXPECT_LE(widest_line(describe(plan_with(ranks, 1 << 20), costs, columns)), columns)
+          << columns << " columns, " << ranks << " ranks";
     }
   }
 }
@@ -77,7 +78,8 @@ TEST(plan_text, says_which_compressor_and_why) {
 
 TEST(plan_text, adds_up_the_memory_of_a_device) {
   const auto text = describe(plan_with(8), costs_of_two_devices());
-  EXPECT_NE(text.find("   6.0 MiB    5.0 MiB    3.0 MiB    1.0 MiB   15.0 MiB local/cpu0\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("   6.0 MiB    5.0 MiB    3.0 MiB    1.0 MiB   15.0 MiB local/cpu0\n"), std::string::npos)
+      << text;
   EXPECT_NE(text.find("224 messages, 7.0 MiB"), std::string::npos) << text;
   EXPECT_NE(text.find("63 messages, 4.0 KiB"), std::string::npos) << text;
 }

@@ -1,18 +1,19 @@
 #include "runtime/observe/run_result.hpp"
 
-#include <gtest/gtest.h>
-
 #include <set>
 #include <sstream>
 #include <string>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "runtime/observe/format.hpp"
 
 namespace baton {
 namespace {
 
-run_result result_of(const std::string& strategy, int ranks, std::string answer, std::vector<std::int32_t> ids, double prefill_s = 4) {
+run_result result_of(const std::string& strategy, int ranks, std::string answer, std::vector<std::int32_t> ids,
+                     double prefill_s = 4) {
   const std::vector<device_view> devices{{"local", "cpu0", "avx2"}, {"local", "cpu1", "avx2"}};
   const auto plan = make_job_plan({.document_tokens = 8192,
                                    .query_tokens = 20,
@@ -95,11 +96,13 @@ TEST(run_result, shows_ids_where_the_answer_has_no_text) {
 
 TEST(run_result, writes_exactly_the_documented_json_keys) {
   const auto json = to_json(result_of("apb", 4, " blue\n", {5, 6, 7}));
-  EXPECT_EQ(keys_of(json), (std::set<std::string>{"answer", "answer_ids", "strategy", "plan", "document_tokens", "query_tokens", "prefill_s",
-                                                  "first_token_s", "decode_tokens_per_s", "ranks"}));
+  EXPECT_EQ(keys_of(json),
+            (std::set<std::string>{"answer", "answer_ids", "strategy", "plan", "document_tokens", "query_tokens",
+                                   "prefill_s", "first_token_s", "decode_tokens_per_s", "ranks"}));
   ASSERT_EQ(json.at("ranks").size(), 4U);
-  EXPECT_EQ(keys_of(json.at("ranks")[0]), (std::set<std::string>{"rank", "node", "device", "block_tokens", "anchor_tokens", "passing_tokens",
-                                                                 "compute_s", "wait_s", "bytes_sent", "bytes_received"}));
+  EXPECT_EQ(keys_of(json.at("ranks")[0]),
+            (std::set<std::string>{"rank", "node", "device", "block_tokens", "anchor_tokens", "passing_tokens",
+                                   "compute_s", "wait_s", "bytes_sent", "bytes_received"}));
   EXPECT_EQ(json.at("answer"), " blue\n");
   EXPECT_EQ(json.at("answer_ids"), (std::vector<std::int32_t>{5, 6, 7}));
   EXPECT_EQ(json.at("plan").at("shards").size(), 4U);
@@ -125,7 +128,8 @@ TEST(run_result, compares_answers_and_prefills) {
 TEST(run_result, tells_different_answers_from_different_tokens_of_one_text) {
   const auto blue = result_of("apb", 4, "blue", {5, 6});
   EXPECT_NE(comparison_text(blue, result_of("full", 1, "red", {9})).find("different answers"), std::string::npos);
-  EXPECT_NE(comparison_text(blue, result_of("full", 1, "blue", {7})).find("same text from different tokens"), std::string::npos);
+  EXPECT_NE(comparison_text(blue, result_of("full", 1, "blue", {7})).find("same text from different tokens"),
+            std::string::npos);
 }
 
 TEST(run_result, compares_without_letting_an_answer_reach_the_terminal) {

@@ -1,12 +1,12 @@
 #include "runtime/observe/run_view.hpp"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "runtime/observe/format.hpp"
 
@@ -73,17 +73,13 @@ class small_terminal {
         if (number > row_ || number >= rows_) left_screen = true;
         row_ -= std::min(number, row_);
         break;
-      case 'K':
-        lines_[row_].resize(std::min(lines_[row_].size(), column_));
-        break;
+      case 'K': lines_[row_].resize(std::min(lines_[row_].size(), column_)); break;
       case 'J':
         lines_[row_].resize(std::min(lines_[row_].size(), column_));
         lines_.resize(row_ + 1);
         break;
-      case 'm':
-        break;
-      default:
-        ADD_FAILURE() << "unknown escape code " << text[i];
+      case 'm': break;
+      default: ADD_FAILURE() << "unknown escape code " << text[i];
     }
     return i;
   }
@@ -103,7 +99,8 @@ struct shown_run {
   job_plan plan;
   run_view view;
 
-  shown_run(int ranks, const view_options& options) : view(out.file(), answer.file(), options, [this] { return now_s; }) {
+  shown_run(int ranks, const view_options& options)
+      : view(out.file(), answer.file(), options, [this] { return now_s; }) {
     const std::vector<device_view> devices{{"local", "cpu0", "avx2"}};
     plan = make_job_plan({.document_tokens = 8192,
                           .query_tokens = 20,
@@ -163,9 +160,9 @@ TEST(run_view, never_wraps_nor_leaves_the_screen_nor_leaves_anything_behind) {
         const std::size_t height = terminal.lines().size();
         terminal.wrapped = false;
         std::size_t seen = plan_and_first.size();
-        for (int step = 1; step <= 20; ++step) {
+        for (int step = 1; step <= 8; ++step) {
           run.now_s += 0.7;
-          run.progress(step / 20.0);
+          run.progress(step / 8.0);
           const auto text = run.out.text();
           terminal.show(std::string_view(text).substr(seen));
           seen = text.size();
@@ -247,7 +244,8 @@ TEST(run_view, counts_ranks_in_the_grid_and_finishes_at_a_hundred_percent) {
   terminal.show(run.out.text().substr(seen));
   frame = frame_on(terminal, lines_of_plan(16, 80));
   EXPECT_EQ(frame[0], "16 ranks: 16 done, 0 wait*");
-  EXPECT_NE(frame[frame.size() - 2].find("100 %  3.00 s, 2,731 tokens/s"), std::string::npos) << frame[frame.size() - 2];
+  EXPECT_NE(frame[frame.size() - 2].find("100 %  3.00 s, 2,731 tokens/s"), std::string::npos)
+      << frame[frame.size() - 2];
 }
 
 TEST(run_view, does_not_say_a_hundred_percent_before_the_end) {

@@ -1,10 +1,10 @@
 #include "runtime/plan/job_plan.hpp"
 
+#include <numeric>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
-
-#include <numeric>
 
 #include "kernels/fault.hpp"
 
@@ -166,7 +166,9 @@ RC_GTEST_PROP(job_plan, every_plan_covers_the_document_once_and_its_numbers_add_
     std::int64_t anchor = 0;
     for (const auto& run : shard.anchor) {
       RC_ASSERT(run.position == anchor);
-      RC_ASSERT(run.first >= 0 && run.first + run.count <= (run.source == token_run::source_kind::query ? plan.query_tokens : plan.document_tokens));
+      RC_ASSERT(run.first >= 0 &&
+                run.first + run.count <=
+                    (run.source == token_run::source_kind::query ? plan.query_tokens : plan.document_tokens));
       anchor += run.count;
     }
     RC_ASSERT(anchor == shard.anchor_tokens);

@@ -1,8 +1,8 @@
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <numeric>
 #include <random>
+
+#include <gtest/gtest.h>
 
 #include "runtime/decode/decode_pass.hpp"
 #include "runtime/plan/plan_costs.hpp"
@@ -51,7 +51,8 @@ reference::shape small_shape() {
 
 /// A random model on disk, for the reference and for the engine.
 struct model_on_disk {
-  explicit model_on_disk(bool with_heads, std::uint64_t seed = 7) : weights(reference::random_weights(small_shape(), seed, with_heads)) {
+  explicit model_on_disk(bool with_heads, std::uint64_t seed = 7)
+      : weights(reference::random_weights(small_shape(), seed, with_heads)) {
     reference::write_checkpoint(weights, folder.path());
   }
   temporary_directory folder;
@@ -89,7 +90,8 @@ reference::selection selection_of(const engine_answer& answer, int kv_heads) {
       auto& rank = layer.emplace_back(static_cast<std::size_t>(kv_heads));
       const std::size_t units = indices.size() / static_cast<std::size_t>(kv_heads);
       for (std::size_t g = 0; g < rank.size(); ++g) {
-        rank[g].assign(indices.begin() + static_cast<std::ptrdiff_t>(g * units), indices.begin() + static_cast<std::ptrdiff_t>((g + 1) * units));
+        rank[g].assign(indices.begin() + static_cast<std::ptrdiff_t>(g * units),
+                       indices.begin() + static_cast<std::ptrdiff_t>((g + 1) * units));
       }
     }
   }
@@ -246,8 +248,10 @@ TEST_P(determinism, the_number_of_threads_does_not_change_a_bit) {
 TEST_P(determinism, two_jobs_stepped_in_turn_on_one_device_give_each_its_own_result) {
   const model_on_disk model(true);
   test_engine engine(model.folder.path(), {GetParam(), 1});
-  const test_engine::job a{options_of({"", "apb", 4, {}, 30, 12, {}, 40}), random_ids(document_tokens, 131, 7), random_ids(query_tokens, 131, 8), 2};
-  const test_engine::job b{options_of({"", "star", 3, {}, {}, {}, {}, 64}), random_ids(200, 131, 9), random_ids(5, 131, 10), 0};
+  const test_engine::job a{options_of({"", "apb", 4, {}, 30, 12, {}, 40}), random_ids(document_tokens, 131, 7),
+                           random_ids(query_tokens, 131, 8), 2};
+  const test_engine::job b{options_of({"", "star", 3, {}, {}, {}, {}, 64}), random_ids(200, 131, 9),
+                           random_ids(5, 131, 10), 0};
   const auto alone_a = engine.run(a.options, a.document, a.query, a.system_tokens);
   const auto alone_b = engine.run(b.options, b.document, b.query, b.system_tokens);
   for (const std::uint64_t seed : {0, 1, 2}) {
@@ -262,7 +266,9 @@ TEST_P(determinism, two_jobs_stepped_in_turn_on_one_device_give_each_its_own_res
 }
 
 INSTANTIATE_TEST_SUITE_P(precisions, determinism, testing::Values(element_type::f32, element_type::bf16),
-                         [](const auto& param_info) { return param_info.param == element_type::f32 ? "fp32" : "bf16"; });
+                         [](const auto& param_info) {
+                           return param_info.param == element_type::f32 ? "fp32" : "bf16";
+                         });
 
 TEST(decoding, a_long_query_goes_in_pieces_and_gives_what_the_reference_gives) {
   const model_on_disk model(true);
@@ -293,7 +299,8 @@ TEST(memory, the_arena_peak_stays_within_what_the_plan_says) {
   const model_on_disk model(true);
   test_engine engine(model.folder.path(), {element_type::bf16, 1});
   const auto options = options_of({"", "apb", 4, {}, 40, 16});
-  const auto got = engine.run(options, random_ids(document_tokens, 131, 15), random_ids(query_tokens, 131, 16), system_tokens);
+  const auto got =
+      engine.run(options, random_ids(document_tokens, 131, 15), random_ids(query_tokens, 131, 16), system_tokens);
   const auto costs = costs_of(got.plan, {&engine.kernels(), &engine.config(), 0, 0});
   EXPECT_LE(static_cast<std::int64_t>(got.arena_peak_bytes), costs.devices.front().arena_bytes());
   EXPECT_GE(static_cast<std::int64_t>(got.arena_peak_bytes), costs.devices.front().arena_bytes() * 9 / 10);

@@ -1,10 +1,10 @@
 #include "runtime/transport/local.hpp"
 
-#include <gtest/gtest.h>
-
 #include <numeric>
 #include <random>
 #include <thread>
+
+#include <gtest/gtest.h>
 
 #include "kernels/fault.hpp"
 
@@ -14,7 +14,10 @@ namespace {
 using namespace std::chrono_literals;
 
 block_key key_of(block_phase phase, int source, int layer = 0) {
-  return {.job = 1, .phase = phase, .layer = static_cast<std::uint16_t>(layer), .source = static_cast<std::uint16_t>(source)};
+  return {.job = 1,
+          .phase = phase,
+          .layer = static_cast<std::uint16_t>(layer),
+          .source = static_cast<std::uint16_t>(source)};
 }
 
 std::vector<std::byte> bytes_of_rank(int rank, std::size_t count) {
@@ -39,7 +42,8 @@ TEST_F(local_transport_test, a_transfer_is_done_when_all_blocks_have_arrived_in_
   const auto r1 = door->join(1, 1, 3, 0);
   const auto r2 = door->join(1, 2, 3, 0);
   std::vector<std::byte> from0(5), from1(7);
-  const std::vector<incoming_block> wanted{{key_of(block_phase::prefill, 0), {from0}}, {key_of(block_phase::prefill, 1), {from1}}};
+  const std::vector<incoming_block> wanted{{key_of(block_phase::prefill, 0), {from0}},
+                                           {key_of(block_phase::prefill, 1), {from1}}};
   auto passing = r2->exchange({}, wanted);
   EXPECT_FALSE(passing.done());
   EXPECT_EQ(passing.missing_rank(), 0);
@@ -123,7 +127,8 @@ TEST_F(local_transport_test, ranks_on_their_own_threads_exchange_all_to_all_in_r
         std::vector<std::vector<std::byte>> got(ranks, std::vector<std::byte>(64));
         std::vector<incoming_block> wanted;
         for (int source = 0; source < ranks; ++source) {
-          if (source != rank) wanted.push_back({key_of(block_phase::decode, source, round), {got[static_cast<std::size_t>(source)]}});
+          if (source != rank)
+            wanted.push_back({key_of(block_phase::decode, source, round), {got[static_cast<std::size_t>(source)]}});
         }
         if (random() % 2) std::this_thread::sleep_for(std::chrono::microseconds(random() % 200));
         const auto mine = bytes_of_rank(rank + round, 64);

@@ -1,0 +1,167 @@
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include "runtime/config/cluster_config.hpp"
+
+namespace baton {
+namespace {
+
+cluster_config parsed(const std::string& yaml) { return parse_cluster_config(yaml, "f.yaml", "/base"); }
+
+/// Text of characters that YAML could stumble over.
+rc::Gen<std::string> any_text() {
+  const std::vector<std::string> pieces{"a",
+                                        "ß",
+                                        "漢",
+                                        "😀",
+                                        " ",
+                                        "\n",
+                                        "\t",
+                                        "\r",
+                                        "\"",
+                                        "'",
+                                        "\\",
+                                        "#",
+                                        ":",
+                                        ": ",
+                                        "- ",
+                                        "{",
+                                        "]",
+                                        "&",
+                                        "*",
+                                        "!",
+                                        "%",
+                                        "|",
+                                        ">",
+                                        "~",
+                                        "null",
+                                        "auto",
+                                        "\x01",
+                                        "\x7F",
+                                        std::string(1, '\0'),
+                                        "\xC2\x85",
+                                        "\xE2\x80\xA8",
+                                        "\xEF\xBB\xBF",
+                                        "\\n",
+                                        "---\n"};
+  return rc::gen::map(rc::gen::container<std::vector<std::string>>(rc::gen::elementOf(pieces)),
+                      [](const std::vector<std::string>& chosen) {
+                        std::string text;
+                        for (const auto& piece : chosen) text += piece;
+                        return text;
+                      });
+}
+
+std::int64_t drawn(std::int64_t min, std::int64_t max) { return *rc::gen::inRange(min, max + 1); }
+
+std::optional<std::int64_t> drawn_or_auto(std::int64_t max) {
+  if (*rc::gen::arbitrary<bool>()) return {};
+  return drawn(0, max);
+}
+
+cluster_config drawn_config() {
+  cluster_config config;
+  config.source_file = "f.yaml";
+  std::string directory = *any_text();
+  std::erase(directory, '\0');
+  config.model.directory = "/" + directory;
+  config.model.precision = *rc::gen::element(element_type::bf16, element_type::f32);
+  config.model.prompt = *rc::gen::element(*find_prompt_format("llama3"), *find_prompt_format("chatml"),
+                                          prompt_format{.name = "custom",
+                                                        .opening = *any_text(),
+                                                        .opening_with_system = *any_text() + "{system}" + *any_text(),
+                                                        .query_prefix = *any_text(),
+                                                        .query_suffix = *any_text()});
+  config.model.system_prompt = *any_text();
+  config.job.strategy = *rc::gen::element<std::string>("apb", "star");
+  config.job.ranks = static_cast<int>(drawn(1, 65'535));
+  if (*rc::gen::arbitrary<bool>()) {
+    config.job.ranks = static_cast<int>(drawn(1, 20));
+    for (int h = 0; h < config.job.ranks; ++h) config.job.block_tokens.push_back(drawn(1, 100'000'000));
+  }
+  config.job.anchor_tokens = drawn_or_auto(2'147'483'647);
+  config.job.passing_tokens = drawn_or_auto(2'147'483'647);
+  config.job.compressor = *rc::gen::element<std::optional<compressor_kind>>(
+      std::nullopt, compressor_kind::retaining_heads, compressor_kind::query_key, compressor_kind::recent,
+      compressor_kind::random);
+  config.job.compressor_seed = *rc::gen::arbitrary<std::uint64_t>();
+  config.job.chunk_tokens = drawn(1, 1 << 20);
+  config.job.max_new_tokens = static_cast<int>(drawn(1, 2'147'483'647));
+  config.job.sampling.temperature = static_cast<float>(drawn(0, 1'000'000)) / 10'007.0F;
+  config.job.sampling.top_p = static_cast<float>(drawn(1, 100'000)) / 100'000.0F;
+  config.job.sampling.seed = *rc::gen::arbitrary<std::uint64_t>();
+  config.nodes.clear();
+  for (std::int64_t n = drawn(1, 3); n > 0; --n) {
+    node_config node{.name = "node-" + std::to_string(n), .relay = {drawn(1, std::int64_t{1} << 50)}, .devices = {}};
+    for (std::int64_t d = drawn(1, 3); d > 0; --d) {
+      cpu_device_config device{.name = std::to_string(d) + ".x_Y", .cores = {}};
+      for (std::int64_t core = drawn(0, 4); core > 0; --core) device.cores.push_back(static_cast<int>(100 * core));
+      device.threads =
+          static_cast<int>(drawn(0, device.cores.empty() ? 1024 : static_cast<std::int64_t>(device.cores.size())));
+      if (*rc::gen::arbitrary<bool>()) device.memory_bytes = drawn(1 << 20, std::int64_t{1} << 50);
+      node.devices.push_back(device);
+    }
+    config.nodes.push_back(node);
+  }
+  config.positions_max = drawn(0, 2'147'483'647);
+  config.timeouts = {static_cast<int>(drawn(10, 500)), static_cast<int>(drawn(1'000, 3'600'000)),
+                     static_cast<int>(drawn(100, 3'600'000)), static_cast<int>(drawn(100, 3'600'000))};
+  return config;
+}
+
+TEST(describe, spells_out_every_default) {
+  EXPECT_EQ(describe(parsed("model: {directory: /m}")), R"(model:
+  directory: "/m"
+  precision: bf16
+  prompt: llama3
+  system_prompt: ""
+job:
+  strategy: apb
+  ranks: 1
+  anchor_tokens: auto
+  passing_tokens: auto
+  block_tokens: []
+  compressor: auto
+  compressor_seed: 0
+  chunk_tokens: 2048
+  max_new_tokens: 64
+  temperature: 0
+  top_p: 1
+  seed: 0
+nodes:
+  - name: "local"
+    relay:
+      log_memory: 1GiB
+    devices:
+      - name: "cpu0"
+        kind: cpu
+        threads: auto
+        cores: []
+        memory: auto
+limits:
+  positions_max: auto
+timeouts:
+  progress: 100ms
+  silence: 10s
+  startup: 1min
+  shutdown: 5s
+)");
+}
+
+TEST(describe, keeps_where_a_relative_model_was_found) {
+  const cluster_config config = parsed("model: {directory: no/such/folder}");
+  EXPECT_EQ(parsed(describe(config)), config);
+}
+
+RC_GTEST_PROP(describe, parses_back_to_the_same_configuration, ()) {
+  const cluster_config config = drawn_config();
+  RC_ASSERT(parsed(describe(config)) == config);
+}
+
+}  // namespace
+}  // namespace baton
