@@ -79,6 +79,6 @@ cluster_config parse_cluster_config(std::string_view yaml, const std::string& fi
 
 /// The configuration with every default spelt out, as YAML that parses back to the same configuration (source_file
 /// apart).
-std::string describe(const cluster_config& config);
+std::string describe(const cluster_config& cluster);
 
 }  // namespace baton

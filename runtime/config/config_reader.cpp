@@ -111,10 +111,10 @@ float config_value::real(float min, float max, std::string_view range) const {
 
 std::int64_t config_value::bytes(std::int64_t min, std::int64_t max) const {
   if (node_->kind == yaml_node::kind_type::text) {
-    const auto size = parse_bytes(node_->text);
+    const auto size = parse_size(node_->text);
     if (size && *size >= min && *size <= max) return *size;
   }
-  expected(fmt::format("a size such as 512MiB or 2GiB, between {} and {}", yaml_bytes(min), yaml_bytes(max)));
+  expected(fmt::format("a size such as 512MiB or 2GiB, between {} and {}", format_size(min), format_size(max)));
 }
 
 int config_value::duration_ms(int min, int max) const {

@@ -72,7 +72,7 @@ std::string describe(const job_options& job) {
 
 std::string describe(const node_config& node) {
   std::string text = fmt::format("  - name: {}\n    relay:\n      log_memory: {}\n    devices:\n", in_quotes(node.name),
-                                 yaml_bytes(node.relay.log_bytes_max));
+                                 config::format_size(node.relay.log_bytes_max));
   for (const auto& device : node.devices) {
     text += fmt::format(
         "      - name: {}\n"
@@ -81,24 +81,24 @@ std::string describe(const node_config& node) {
         "        cores: [{}]\n"
         "        memory: {}\n",
         in_quotes(device.name), or_auto(device.threads), fmt::join(device.cores, ", "),
-        device.memory_bytes != 0 ? yaml_bytes(device.memory_bytes) : "auto");
+        device.memory_bytes != 0 ? config::format_size(device.memory_bytes) : "auto");
   }
   return text;
 }
 
 std::string describe(const timeouts_config& timeouts) {
   return fmt::format("timeouts:\n  progress: {}\n  silence: {}\n  startup: {}\n  shutdown: {}\n",
-                     format_duration_ms(timeouts.progress_ms), format_duration_ms(timeouts.silence_ms),
-                     format_duration_ms(timeouts.startup_ms), format_duration_ms(timeouts.shutdown_ms));
+                     config::format_duration_ms(timeouts.progress_ms), config::format_duration_ms(timeouts.silence_ms),
+                     config::format_duration_ms(timeouts.startup_ms), config::format_duration_ms(timeouts.shutdown_ms));
 }
 
 }  // namespace
 
-std::string describe(const cluster_config& config) {
-  std::string text = describe(config.model) + describe(config.job) + "nodes:\n";
-  for (const auto& node : config.nodes) text += describe(node);
-  text += fmt::format("limits:\n  positions_max: {}\n", or_auto(config.positions_max));
-  return text + describe(config.timeouts);
+std::string describe(const cluster_config& cluster) {
+  std::string text = describe(cluster.model) + describe(cluster.job) + "nodes:\n";
+  for (const auto& node : cluster.nodes) text += describe(node);
+  text += fmt::format("limits:\n  positions_max: {}\n", or_auto(cluster.positions_max));
+  return text + describe(cluster.timeouts);
 }
 
 }  // namespace baton

@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-namespace baton {
+namespace baton::config {
 namespace {
 
 struct unit {
@@ -44,10 +44,10 @@ std::string format(std::int64_t value, std::span<const unit> units) {
 
 }  // namespace
 
-std::optional<std::int64_t> parse_bytes(std::string_view text) { return parse(text, byte_units); }
-std::string yaml_bytes(std::int64_t bytes) { return format(bytes, byte_units); }
+std::optional<std::int64_t> parse_size(std::string_view text) { return parse(text, byte_units); }
+std::string format_size(std::int64_t bytes) { return format(bytes, byte_units); }
 
 std::optional<std::int64_t> parse_duration_ms(std::string_view text) { return parse(text, duration_units); }
 std::string format_duration_ms(std::int64_t duration_ms) { return format(duration_ms, duration_units); }
 
-}  // namespace baton
+}  // namespace baton::config

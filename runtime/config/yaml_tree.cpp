@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -73,6 +74,11 @@ class tree_builder final : public YAML::EventHandler {
   }
   void OnMapEnd() override { close(); }
 
+  /// To be called when all documents are read.
+  void finish() const {
+    if (bad_key_) refuse(*bad_key_, "a list, a mapping or nothing cannot be a key; a key is one word");
+  }
+
  private:
   [[noreturn]] void refuse(std::size_t offset, const std::string& why) const {
     throw fault(fault_code::bad_input, why, document_.place(offset));
@@ -120,7 +126,8 @@ class tree_builder final : public YAML::EventHandler {
 
   void add(yaml_node node) {
     if (key_is_next()) {
-      if (node.kind != yaml_node::kind_type::text) refuse(node.offset, "a key is missing before this ':'");
+      // Not refused at once: yaml-cpp takes a bracket that is never closed for a key before it finds out.
+      if (node.kind != yaml_node::kind_type::text && !bad_key_) bad_key_ = node.offset;
       parents_.back().keys.push_back({std::move(node.text), node.offset});
     } else if (parents_.empty()) {
       document_.root = std::move(node);
@@ -131,7 +138,6 @@ class tree_builder final : public YAML::EventHandler {
 
   void open(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, yaml_node::kind_type kind) {
     refuse_decoration(mark, tag, anchor);
-    if (key_is_next()) refuse(offset_of(mark), "a list or mapping cannot be a key; a key is one word");
     if (parents_.size() == depth_max)
       refuse(offset_of(mark), fmt::format("nested more than {} levels deep", depth_max));
     parents_.push_back({.kind = kind, .offset = offset_of(mark)});
@@ -146,6 +152,7 @@ class tree_builder final : public YAML::EventHandler {
   yaml_document& document_;
   std::vector<yaml_node> parents_;  // lists and mappings that are not closed yet, the outermost first
   bool started_ = false;
+  std::optional<std::size_t> bad_key_;  // where the first stands
 };
 
 }  // namespace
@@ -166,6 +173,7 @@ yaml_document parse_yaml(std::string_view text, const std::string& file_name) {
     YAML::Parser parser(stream);
     while (parser.HandleNextDocument(builder)) {
     }
+    builder.finish();
   } catch (const YAML::Exception& error) {
     throw fault(
         fault_code::bad_input,

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,8 +13,8 @@
 
 #include "kernels/cpu/isa.hpp"
 #include "kernels/fault.hpp"
-#include "tests/support/attention_reference.hpp"
 #include "tests/support/kernel_buffer.hpp"
+#include "tests/support/kernel_reference.hpp"
 #include "tests/support/kernel_test.hpp"
 
 namespace baton {
@@ -64,6 +65,17 @@ struct inputs {
     values.fill_random(3);
   }
   [[nodiscard]] head_matrix queries() { return as_heads(fused.view(), size.dim, size.heads, size.dim); }
+  [[nodiscard]] reference::row query(std::int64_t index, int head) const {
+    return fused.part(index, std::int64_t{head + 1} * size.dim, size.dim);
+  }
+  /// The numbers of one KV head, key by key.
+  [[nodiscard]] std::vector<reference::row> rows_of(const kernel_buffer& numbers, int kv_head) const {
+    std::vector<reference::row> rows;
+    for (std::int64_t key = 0; key < size.keys; ++key) {
+      rows.push_back(numbers.part(key, std::int64_t{kv_head} * size.dim, size.dim));
+    }
+    return rows;
+  }
 
   sizes size;
   kernel_buffer fused;
@@ -101,13 +113,14 @@ class block_attention : public ::testing::TestWithParam<element_type> {
     // bf16 rounds the weights of keys and the result; the rounding errors of many keys cancel.
     const double allowed = type() == element_type::f32 ? 1e-5 : 2e-2;
     const double allowed_lse = type() == element_type::f32 ? 1e-5 : 5e-5;
-    for (std::int64_t query = 0; query < in.size.queries; query += step) {
-      const std::int64_t seen = mask.causal ? mask.first_query + query + 1 : mask.keys;
-      for (int head = 0; head < in.size.heads; ++head) {
-        const int kv_head = head / (in.size.heads / in.size.kv_heads);
-        const auto exact =
-            reference::attention_over(in.fused.part(query, std::int64_t{head + 1} * in.size.dim, in.size.dim), in.keys,
-                                      in.values, kv_head, in.size.dim, seen, scale);
+    for (int head = 0; head < in.size.heads; ++head) {
+      const int kv_head = head / (in.size.heads / in.size.kv_heads);
+      const auto keys = in.rows_of(in.keys, kv_head);
+      const auto values = in.rows_of(in.values, kv_head);
+      for (std::int64_t query = 0; query < in.size.queries; query += step) {
+        const auto seen = static_cast<std::size_t>(mask.causal ? mask.first_query + query + 1 : mask.keys);
+        const auto exact = reference::attention_of(in.query(query, head), std::span(keys).first(seen),
+                                                   std::span(values).first(seen), scale);
         const auto out = got.out.part(query, std::int64_t{head} * in.size.dim, in.size.dim);
         for (std::size_t i = 0; i < out.size(); ++i) {
           ASSERT_NEAR(out[i], exact.out[i], allowed) << "query " << query << ", head " << head << ", number " << i;
@@ -183,12 +196,13 @@ TEST_P(block_attention, stays_finite_with_scores_that_leave_one_key) {
   inputs in(type(), s, 40);  // scores of some ten thousand
   const attention_mask mask{.causal = true, .keys = s.keys, .first_query = 630};
   attended got = attend(kernel, in, mask);
+  const auto keys = in.rows_of(in.keys, 0);
+  const auto values = in.rows_of(in.values, 0);
   for (std::int64_t query = 0; query < s.queries; ++query) {
-    const auto exact = reference::attention_over(in.fused.part(query, s.dim, s.dim), in.keys, in.values, 0, s.dim,
-                                                 630 + query + 1, scale);
+    const auto seen = static_cast<std::size_t>(630 + query + 1);
+    const auto exact = reference::attention_of(in.query(query, 0), std::span(keys).first(seen), std::span(values).first(seen), scale);
     ASSERT_NEAR(got.log_sum_exp.at(query, 0), exact.log_sum_exp, 1e-5 * exact.log_sum_exp);
-    for (std::int64_t i = 0; i < s.dim; ++i)
-      ASSERT_NEAR(got.out.at(query, i), exact.out[static_cast<std::size_t>(i)], 0.05);
+    for (std::int64_t i = 0; i < s.dim; ++i) ASSERT_NEAR(got.out.at(query, i), exact.out[static_cast<std::size_t>(i)], 0.05);
   }
 }
 

@@ -187,6 +187,7 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
   const std::string names = "a name of 1 to 64 letters, digits, '.', '_' or '-'";
   const std::string advice = "the folder of a model, with config.json and model.safetensors";
   const std::string yaml_advice = "); look for wrong indentation, a tab, or a quote or bracket that is not closed";
+  const std::string bad_key = "a list, a mapping or nothing cannot be a key; a key is one word";
   const std::vector<bad_file> files{
       // The file as a whole.
       {"", "f.yaml:1:1: nothing is in this file; give at least model.directory, " + advice},
@@ -207,17 +208,19 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
       {"model: a: b\n", "f.yaml:1:9: not YAML (illegal map value" + yaml_advice},
       {"model:\n  directory: /m\n precision: fp32\n", "f.yaml:3:2: not YAML (end of map not found" + yaml_advice},
       {"job: {ranks: 8\n", "f.yaml:2:1: not YAML (end of map flow not found" + yaml_advice},
-      {"model:\n  directory: \"a\\q\"\n", "f.yaml:2:17: not YAML (unknown escape character: q" + yaml_advice},
+      {"model:\n  directory: \"a\\q\"\n", "f.yaml:2:18: not YAML (unknown escape character: q" + yaml_advice},
       {"größe: a: b\n", "f.yaml:1:9: not YAML (illegal map value" + yaml_advice},
+      {"job: {block_tokens: [1, 2}\n", "f.yaml:1:26: not YAML (illegal flow end" + yaml_advice},
+      {"job: {block_tokens: [[[1\n", "f.yaml:2:1: not YAML (end of sequence flow not found" + yaml_advice},
       {"model:\n  directory: \"/m\n", "f.yaml:2:14: this text is not closed; add \" at its end"},
       {"model:\n  directory: 'it''s \"\n", "f.yaml:2:14: this text is not closed; add ' at its end"},
       {"model: &m {directory: /m}\n", "f.yaml:1:8: anchors (&) and aliases (*) are not accepted; write the value out"},
       {"job: *j\n", "f.yaml:1:6: not YAML (the referenced anchor is not defined" + yaml_advice},
       {"model: {directory: !!str /m}\n", "f.yaml:1:20: tags (!) are not accepted; write the value alone"},
       {"model: ! /m\n", "f.yaml:1:8: tags (!) are not accepted; write the value alone"},
-      {"? [model]\n: 1\n", "f.yaml:1:3: a list or mapping cannot be a key; a key is one word"},
-      {model + "~: 1\n", "f.yaml:2:1: a key is missing before this ':'"},
-      {"a: " + std::string(17, '['), "f.yaml:1:19: nested more than 16 levels deep"},
+      {"? [model]\n: 1\n", "f.yaml:1:3: " + bad_key},
+      {model + "~: 1\n", "f.yaml:2:1: " + bad_key},
+      {"a: " + std::string(17, '[') + std::string(17, ']'), "f.yaml:1:19: nested more than 16 levels deep"},
 
       // Keys.
       {"job: {ranks: 8}\n", "f.yaml:1:1: model: this key is missing; give at least model.directory, " + advice},
