@@ -161,4 +161,3 @@ BENCHMARK(attention)
 }  // namespace
 }  // namespace baton
 
-BENCHMARK_MAIN();
