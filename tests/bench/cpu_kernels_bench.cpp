@@ -2,8 +2,6 @@
 // CPU, the best of the iterations, so that other processes disturb little: rates are per core. The device has
 // BATON_BENCH_THREADS threads, 1 unless set.
 
-#include <time.h>
-
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -14,6 +12,7 @@
 #include <random>
 
 #include <benchmark/benchmark.h>
+#include <time.h>
 
 #include "kernels/cpu/cpu_backend.hpp"
 #include "kernels/cpu/isa.hpp"
@@ -76,7 +75,8 @@ double ceiling() {
     cpu::host_memory weights(format.bytes());
     fill(weights, matmul_type());
     const cpu::matmul product({2048, 512, 2048, 2048, matmul_type(), false}, 1);
-    const double best = best_of(30, [&] { product.run(0, x.view.data, weights.data(), static_cast<float*>(out.view.data)); });
+    const double best =
+        best_of(30, [&] { product.run(0, x.view.data, weights.data(), static_cast<float*>(out.view.data)); });
     return 2.0 * 2048 * 512 * 2048 / best;
   }();
   return found;
@@ -135,8 +135,8 @@ void attention(benchmark::State& state) {
   measure(state, 4.0 * pairs * dim * heads, [&] {
     device->pack_panel(*s, as_heads(fused.view, std::int64_t{heads} * dim, kv_heads, dim),
                        as_heads(fused.view, std::int64_t{heads + kv_heads} * dim, kv_heads, dim), panel, 0);
-    device->attend(*s, as_heads(fused.view, 0, heads, dim), panel, mask, 0.5F, as_heads(out.view, 0, heads, dim), lse.view,
-                   attention_result::replace);
+    device->attend(*s, as_heads(fused.view, 0, heads, dim), panel, mask, 0.5F, as_heads(out.view, 0, heads, dim),
+                   lse.view, attention_result::replace);
   });
 }
 
@@ -160,4 +160,3 @@ BENCHMARK(attention)
 
 }  // namespace
 }  // namespace baton
-

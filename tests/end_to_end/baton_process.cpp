@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -71,7 +72,8 @@ process_result baton_process::wait(int patience_s) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(patience_s);
   int status = 0;
   bool late = false;
-  while (waitpid(pid_, &status, WNOHANG) == 0) {
+  rusage usage{};
+  while (wait4(pid_, &status, WNOHANG, &usage) == 0) {
     if (!late && std::chrono::steady_clock::now() > deadline) {
       late = true;
       kill(pid_, SIGKILL);
@@ -81,6 +83,7 @@ process_result baton_process::wait(int patience_s) {
   pid_ = -1;
   process_result result;
   result.exit_code = late ? 124 : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  result.peak_bytes = usage.ru_maxrss * 1024;
   result.out = contents_of(folder_ + "/out");
   result.err = contents_of(folder_ + "/err");
   return result;

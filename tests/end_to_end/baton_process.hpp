@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@ struct process_result {
   int exit_code = -1;  ///< 128 + signal where a signal ended it
   std::string out;
   std::string err;
+  std::int64_t peak_bytes = 0;  ///< largest resident set
 };
 
 /// The program under test as its own process, without a terminal. Its standard output and error are kept in files.

@@ -173,6 +173,29 @@ TEST_F(run, plan_prints_blocks_and_memory_and_runs_nothing) {
   for (const char* word : {"apb", "retaining_heads", "8,192", "2,047"}) EXPECT_THAT(result.out, HasSubstr(word));
 }
 
+TEST_F(run, memory_grows_with_the_document_as_the_plan_says) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers keep memory of their own";
+#endif
+  std::vector<std::int64_t> planned, resident;
+  for (const char* archive : {"archive-2k", "archive-32k"}) {
+    const auto s = samples_of(archive).at(0);
+    const std::vector<std::string> job{"--config", quickstart, "--document", s.document, "--question", s.question};
+    auto plan = job;
+    plan.insert(plan.begin(), "plan");
+    plan.insert(plan.end(), {"--json", file("plan.json")});
+    ASSERT_EQ(run_baton(plan).exit_code, 0);
+    planned.push_back(json_of(file("plan.json")).at("costs").at("devices").at(0).at("total_bytes"));
+    auto go = job;
+    go.insert(go.begin(), {"run", "--quiet"});
+    resident.push_back(run_baton(go).peak_bytes);
+  }
+  // What does not depend on the document, program and libraries, falls out of the difference.
+  const double growth = static_cast<double>(resident[1] - resident[0]) / static_cast<double>(planned[1] - planned[0]);
+  EXPECT_GT(growth, 0.8);
+  EXPECT_LT(growth, 1.15);
+}
+
 TEST_F(run, an_interrupt_stops_the_job_within_seconds) {
   std::string text;
   const auto s = samples_of("archive-32k").at(0);

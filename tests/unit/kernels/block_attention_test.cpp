@@ -200,9 +200,11 @@ TEST_P(block_attention, stays_finite_with_scores_that_leave_one_key) {
   const auto values = in.rows_of(in.values, 0);
   for (std::int64_t query = 0; query < s.queries; ++query) {
     const auto seen = static_cast<std::size_t>(630 + query + 1);
-    const auto exact = reference::attention_of(in.query(query, 0), std::span(keys).first(seen), std::span(values).first(seen), scale);
+    const auto exact =
+        reference::attention_of(in.query(query, 0), std::span(keys).first(seen), std::span(values).first(seen), scale);
     ASSERT_NEAR(got.log_sum_exp.at(query, 0), exact.log_sum_exp, 1e-5 * exact.log_sum_exp);
-    for (std::int64_t i = 0; i < s.dim; ++i) ASSERT_NEAR(got.out.at(query, i), exact.out[static_cast<std::size_t>(i)], 0.05);
+    for (std::int64_t i = 0; i < s.dim; ++i)
+      ASSERT_NEAR(got.out.at(query, i), exact.out[static_cast<std::size_t>(i)], 0.05);
   }
 }
 

@@ -88,6 +88,8 @@ TEST(client_codec, refuses_pieces_out_of_range) {
 TEST(client_codec, refuses_updates_with_impossible_parts) {
   const double infinity = std::numeric_limits<double>::infinity();
   EXPECT_EQ(refused_at<client_update>(job_accepted{"r", 1, {}}), "message job_accepted, field plan.document_tokens");
+  EXPECT_EQ(refused_at<client_update>(job_accepted{std::string(4097, 'r'), 1, {}}),
+            "message job_accepted, field request_id");
   EXPECT_EQ(refused_at<client_update>(job_refused{std::string(4097, 'r'), {}}),
             "message job_refused, field request_id");
   EXPECT_EQ(refused_at<client_update>(job_refused{"r", {static_cast<fault_code>(9), "", ""}}),
@@ -107,6 +109,8 @@ TEST(client_codec, refuses_updates_with_impossible_parts) {
             "message job_finished, field decode_s");
   EXPECT_EQ(refused_at<client_update>(job_finished{1, 0, 0, 0, {1, 2, -1}, {}}),
             "message job_finished, field answer_ids");
+  EXPECT_EQ(refused_at<client_update>(job_finished{1, 0, 0, 0, {}, std::vector<rank_result>(65536)}),
+            "message job_finished, field ranks");
   EXPECT_EQ(refused_at<client_update>(job_finished{1, 0, 0, 0, {}, {{65535, {}, {}}}}),
             "message job_finished, field ranks[0].rank");
   EXPECT_EQ(refused_at<client_update>(job_finished{1, 0, 0, 0, {}, {{}, {1, {}, {.wait_s = -1}}}}),

@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "runtime/wire/worker.pb.h"
 #include "tests/unit/runtime/wire/conversation.hpp"
 
 namespace baton {
@@ -145,6 +146,16 @@ TEST(worker_codec, shortens_the_text_of_a_failure_instead_of_losing_it) {
   EXPECT_EQ(arrives(most.substr(1) + "é"), most.substr(1));
   EXPECT_EQ(arrives(most.substr(3) + "😀 and more"), most.substr(3));
   EXPECT_EQ(arrives(std::string(5000, '\x80')).size(), 4092U);
+}
+
+TEST(worker_codec, refuses_the_text_of_a_failure_that_nobody_shortened) {
+  wire::WorkerReport report;
+  auto& why = *report.mutable_shard_failed()->mutable_why();
+  why.set_code(wire::FAULT_CODE_DEVICE);
+  why.set_where(std::string(4097, 'x'));
+  EXPECT_EQ(refused_at<worker_report>(report.SerializeAsString()), "message shard_failed, field why.where");
+  why.set_what(std::string(4097, 'x'));
+  EXPECT_EQ(refused_at<worker_report>(report.SerializeAsString()), "message shard_failed, field why.what");
 }
 
 TEST(worker_codec, carries_logits_that_are_no_numbers) {
