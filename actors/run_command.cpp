@@ -100,7 +100,7 @@ std::vector<std::int64_t> arenas_for(const prepared_run& run, std::span<const co
       }
     }
     // Extents are rounded up and answers come while other pieces are still lent.
-    needed += needed / 16 + (std::int64_t{1} << 20);
+    needed += needed / 64 + (std::int64_t{1} << 20);
     if (device.memory_bytes > 0 && needed > device.memory_bytes) {
       throw fault(fault_code::bad_input,
                   fmt::format("the job needs {} of KV and workspace there, memory is {}; raise it, add devices, or "

@@ -108,10 +108,10 @@ block_attention::products block_attention::products_for(std::int64_t rows, int d
   std::int64_t keys = 0;
   for (auto& product : made.scores) {
     keys += score_step;
-    product = &matmuls_.get({made.rows, dim, keys, key_tile, arithmetic_, false});
+    product = &matmuls_.get({made.rows, dim, keys, key_tile, arithmetic_, element_type::f32, false});
   }
-  made.first_values = &matmuls_.get({made.rows, value_step, dim, dim, arithmetic_, false});
-  made.more_values = &matmuls_.get({made.rows, value_step, dim, dim, arithmetic_, true});
+  made.first_values = &matmuls_.get({made.rows, value_step, dim, dim, arithmetic_, element_type::f32, false});
+  made.more_values = &matmuls_.get({made.rows, value_step, dim, dim, arithmetic_, element_type::f32, true});
   return made;
 }
 
@@ -184,8 +184,8 @@ void block_attention::attend(const head_matrix& q, const kv_panel& panel, const 
                    out, log_sum_exp, result, packers_for(panel.dim).layout};
   const products rest = products_for(rest_rows, panel.dim);
   const products full = tiles > 1 ? products_for(query_tile, panel.dim) : rest;
-  // Last tiles first: causally they see most keys, and the long tasks should not come at the end. All heads of a tile follow one
-  // another, so that those of one KV head find its keys in cache.
+  // Last tiles first: causally they see most keys, and the long tasks should not come at the end. All heads of a tile
+  // follow one another, so that those of one KV head find its keys in cache.
   pool_.parallel_for(tiles * q.heads, [&](std::int64_t index, int thread) {
     const std::int64_t tile = tiles - 1 - index / q.heads;
     const bool last = tile == tiles - 1;

@@ -13,12 +13,12 @@
 
 namespace baton::cpu {
 
-/// Attention of many queries in tiles, without ever holding all scores (FlashAttention-2, arXiv 2307.08691). K^T and V stand in a panel in
-/// oneDNN's own order, so that both products are matmuls on packed weights; one task is 256 queries of one head over all keys
-/// that they see.
+/// Attention of many queries in tiles, without ever holding all scores (FlashAttention-2, arXiv 2307.08691). K^T and
+/// V stand in a panel in oneDNN's own order, so that both products are matmuls on packed weights; one task is 256
+/// queries of one head over all keys that they see.
 ///
-/// A query's result depends on itself, its keys and their places in the panel: not on threads, and, with AVX-512, not on how
-/// the queries are cut into calls (without it: cuts at multiples of 256 queries change nothing).
+/// A query's result depends on itself, its keys and their places in the panel, not on threads. Cutting the queries
+/// into calls at multiples of 256 changes nothing; with AVX-512 (AMX and AVX2 do not promise it) no cut does.
 /// `panel_bytes` may be called by any thread, all else by the device's compute thread.
 class block_attention {
  public:

@@ -14,12 +14,13 @@ struct cpu_options {
   std::vector<int> cores{};
 };
 
-/// A set of cores and threads as a device. Launches run before they return, so streams and events are formalities. Device memory is
-/// host memory; give views 64-byte alignment for speed. Faults: bad_input for options that cannot be.
+/// A set of cores and threads as a device. Launches run before they return, so streams and events are formalities.
+/// Device memory is host memory; give views 64-byte alignment for speed. Faults: bad_input for options that cannot
+/// be.
 std::unique_ptr<backend> make_cpu_backend(const cpu_options& options);
 
-/// Restricts the calling thread, and the threads that it starts from now on, to these cores. Faults: bad_input for a core that
-/// this process may not use.
+/// Restricts the calling thread, and the threads that it starts from now on, to these cores. Faults: bad_input for a
+/// core that this process may not use.
 void keep_to(const std::vector<int>& cores);
 
 }  // namespace baton::cpu

@@ -135,11 +135,12 @@ struct linear_layers::tile {
   const matmul* last_panel = nullptr;
 };
 
-linear_layers::tile linear_layers::tile_from(std::int64_t first, std::int64_t rows_left, const packed& weights) {
+linear_layers::tile linear_layers::tile_from(std::int64_t first, std::int64_t rows_left, const packed& weights,
+                                             element_type product_type) {
   // Whole tiles, then the largest multiple of 32, then the rest: few different matmuls serve all lengths.
   const std::int64_t rows = rows_left >= tile_rows ? tile_rows : rows_left >= 32 ? rows_left / 32 * 32 : rows_left;
   const auto with_columns = [&](std::int64_t columns) {
-    return &matmuls_.get({rows, weights.inputs(), columns, columns, arithmetic_, false});
+    return &matmuls_.get({rows, weights.inputs(), columns, columns, arithmetic_, product_type, false});
   };
   const matmul* last = with_columns(weights.columns_of(weights.panels() - 1));
   return {first, rows, weights.panels() > 1 ? with_columns(panel_columns) : last, last};
@@ -156,13 +157,17 @@ void linear_layers::run(const matrix& x, const packed_weights& w, const matrix& 
   require(out.type == activations_ || out.type == element_type::f32, "linear", "outputs in activation type or fp32");
   if (x.rows == 0) return;
   reserve_scratch(x.columns);
+  // A sum is rounded once, so its product is not; and without bf16 arithmetic there are no bf16 products.
+  const element_type product_type = accumulate                    ? element_type::f32
+                                    : arithmetic_ == activations_ ? out.type
+                                                                  : arithmetic_;
 
   // All tiles but the last two are alike.
   const std::int64_t full_tiles = x.rows / tile_rows;
-  const tile full = full_tiles > 0 ? tile_from(0, tile_rows, *weights) : tile{};
+  const tile full = full_tiles > 0 ? tile_from(0, tile_rows, *weights, product_type) : tile{};
   std::vector<tile> rest;
   for (std::int64_t first = full_tiles * tile_rows; first < x.rows; first += rest.back().rows) {
-    rest.push_back(tile_from(first, x.rows - first, *weights));
+    rest.push_back(tile_from(first, x.rows - first, *weights, product_type));
   }
   const std::int64_t tiles = full_tiles + static_cast<std::int64_t>(rest.size());
 
@@ -183,12 +188,15 @@ void linear_layers::run(const matrix& x, const packed_weights& w, const matrix& 
     const std::int64_t columns = weights->columns_of(panel);
     const matrix out_tile = out.slice_rows(first, kind.rows).slice_columns(panel * panel_columns, columns);
     const matmul& multiply = panel == weights->panels() - 1 ? *kind.last_panel : *kind.full_panel;
-    if (out.type == element_type::f32 && out.stride == columns && !accumulate) {
-      return multiply.run(thread, x_tile.data, weights->panel(panel), static_cast<float*>(out_tile.data));
+    const bool in_place = out.type == product_type && out.stride == columns && !accumulate;
+    const matrix product = in_place ? out_tile : dense(own.product->data(), product_type, kind.rows, columns);
+    multiply.run(thread, x_tile.data, weights->panel(panel), product.data);
+    if (in_place) return;
+    if (accumulate) {
+      add(product, out_tile);
+    } else {
+      convert(product, out_tile);
     }
-    const matrix product = dense(own.product->data(), element_type::f32, kind.rows, columns);
-    multiply.run(thread, x_tile.data, weights->panel(panel), static_cast<float*>(product.data));
-    accumulate ? add(product, out_tile) : convert(product, out_tile);
   });
 }
 

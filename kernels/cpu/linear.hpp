@@ -11,9 +11,9 @@
 
 namespace baton::cpu {
 
-/// Linear layers on packed weights. The product is cut into fixed tiles, rows by column panels, and each tile is one matmul of
-/// one thread, so that results do not depend on the number of threads. On instruction sets with AVX-512 a row's result does
-/// not depend on the other rows of the call either; oneDNN's AVX2 matmul does not give that.
+/// Linear layers on packed weights. The product is cut into fixed tiles, rows by column panels, and each tile is one
+/// matmul of one thread, so that results do not depend on the number of threads. With AVX-512 a row's result does not
+/// depend on the other rows of the call either; oneDNN's matmuls for AMX and AVX2 do not promise that.
 ///
 /// `run` is called by the device's compute thread, `pack` and `packed_bytes` by any.
 class linear_layers {
@@ -33,11 +33,11 @@ class linear_layers {
   struct tile;
   struct scratch {
     std::unique_ptr<host_memory> x;        // (128, inputs) in arithmetic type, where x cannot be read in place
-    std::unique_ptr<host_memory> product;  // (128, 256) fp32
+    std::unique_ptr<host_memory> product;  // (128, 256) fp32 or bf16
   };
 
   void reserve_scratch(std::int64_t inputs);
-  tile tile_from(std::int64_t first, std::int64_t rows_left, const packed& weights);
+  tile tile_from(std::int64_t first, std::int64_t rows_left, const packed& weights, element_type product_type);
 
   thread_pool& pool_;
   element_type activations_;

@@ -36,7 +36,7 @@ auto checked(const char* where, Body&& body) {
 
 dnnl::matmul::primitive_desc describe(const matmul_shape& shape, const dnnl::memory::desc& weights) {
   const dnnl::memory::desc x({shape.rows, shape.inputs}, type_of(shape.type), dnnl::memory::format_tag::ab);
-  const dnnl::memory::desc out({shape.rows, shape.columns}, data_type::f32, dnnl::memory::format_tag::ab);
+  const dnnl::memory::desc out({shape.rows, shape.columns}, type_of(shape.out_type), dnnl::memory::format_tag::ab);
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   if (shape.accumulate) {
@@ -49,7 +49,7 @@ dnnl::matmul::primitive_desc describe(const matmul_shape& shape, const dnnl::mem
 
 dnnl::memory::desc best_layout(std::int64_t inputs, std::int64_t columns, element_type type) {
   // The layout that oneDNN chooses depends on the weights' own shape only; many rows stand for all numbers of rows.
-  const matmul_shape shape{256, inputs, columns, columns, type, false};
+  const matmul_shape shape{256, inputs, columns, columns, type, element_type::f32, false};
   const dnnl::memory::desc any({inputs, columns}, type_of(type), dnnl::memory::format_tag::any);
   return describe(shape, any).weights_desc();
 }
@@ -98,7 +98,7 @@ matmul::matmul(const matmul_shape& shape, int threads) {
   });
 }
 
-void matmul::run(int thread, const void* x, const void* weights, float* out) const {
+void matmul::run(int thread, const void* x, const void* weights, void* out) const {
   // The C functions: those of C++ build a hash map for each call.
   const arguments& own = arguments_[static_cast<std::size_t>(thread)];
   dnnl_memory_set_data_handle(own.x.get(), const_cast<void*>(x));

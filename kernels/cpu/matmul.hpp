@@ -49,18 +49,19 @@ struct matmul_shape {
   std::int64_t inputs = 0;
   std::int64_t columns = 0;
   std::int64_t packed_columns = 0;  ///< the weight format's: `columns`, or more where only leading ones are wanted
-  element_type type = element_type::f32;  ///< of x and of the weights
-  bool accumulate = false;                ///< out += x W
+  element_type type = element_type::f32;      ///< of x and of the weights
+  element_type out_type = element_type::f32;  ///< bf16 only where `type` is
+  bool accumulate = false;                    ///< out += x W
 
   friend auto operator<=>(const matmul_shape&, const matmul_shape&) = default;
 };
 
-/// out = x W for one shape; x (rows, inputs), out (rows, columns) fp32. `run` may be called by all threads of a pool at once, each
-/// with its own number.
+/// out = x W for one shape; x (rows, inputs), out (rows, columns). `run` may be called by all threads of a pool at
+/// once, each with its own number.
 class matmul {
  public:
   matmul(const matmul_shape& shape, int threads);
-  void run(int thread, const void* x, const void* weights, float* out) const;
+  void run(int thread, const void* x, const void* weights, void* out) const;
   /// oneDNN's name for the code that runs: "ref:…" is its slow fallback.
   [[nodiscard]] const std::string& implementation() const { return implementation_; }
 
@@ -77,7 +78,8 @@ class matmul {
   std::string implementation_;
 };
 
-/// The matmuls of one device, each made when its shape is first asked for. Called by the compute thread, outside parallel_for.
+/// The matmuls of one device, each made when its shape is first asked for. Called by the compute thread, outside
+/// parallel_for.
 class matmul_cache {
  public:
   explicit matmul_cache(int threads) : threads_(threads) {}

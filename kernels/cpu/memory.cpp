@@ -20,6 +20,8 @@ host_memory::host_memory(std::size_t bytes) : bytes_(bytes) {
   data_ = static_cast<std::byte*>(mapped);
   // Weights and panels are read in long strides; a refusal costs speed only.
   madvise(mapped, bytes, MADV_HUGEPAGE);
+  // Taken now, not at the first touch in the middle of a job; an older kernel than 5.14 declines.
+  madvise(mapped, bytes, MADV_POPULATE_WRITE);
 }
 
 host_memory::~host_memory() {

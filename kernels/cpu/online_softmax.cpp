@@ -25,7 +25,8 @@ class power_of_two {
 
   HWY_INLINE float_vector operator()(float_vector x) const {
     const hn::RebindToSigned<float_lanes> di;
-    // Adding 1.5 * 2^23 leaves no place for a fraction: the exponent stands in the low bits, and rest in [-1/2, 1/2] is exact.
+    // Adding 1.5 * 2^23 leaves no place for a fraction: the exponent stands in the low bits, and rest in [-1/2, 1/2]
+    // is exact.
     const auto rounded = hn::MulAdd(x, scale_, shift_);
     const auto rest = hn::MulSub(x, scale_, hn::Sub(rounded, shift_));
     auto power = hn::Set(d_, 0x1.5c08e6p-10f);

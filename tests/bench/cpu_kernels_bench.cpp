@@ -1,6 +1,6 @@
-// How fast the heavy CPU kernels are, beside the fastest matmul that oneDNN gives on this machine in the same run. Times are of
-// CPU, the best of the iterations, so that other processes disturb little: rates are per core. The device has
-// BATON_BENCH_THREADS threads, 1 unless set.
+// How fast the heavy CPU kernels are, beside the fastest matmul that oneDNN gives on this machine in the same run.
+// Times are of CPU, the best of the iterations, so that other processes disturb little: rates are per core. The
+// device has BATON_BENCH_THREADS threads, 1 unless set.
 
 #include <algorithm>
 #include <array>
@@ -74,9 +74,8 @@ double ceiling() {
     buffer out(element_type::f32, 2048, 2048);
     cpu::host_memory weights(format.bytes());
     fill(weights, matmul_type());
-    const cpu::matmul product({2048, 512, 2048, 2048, matmul_type(), false}, 1);
-    const double best =
-        best_of(30, [&] { product.run(0, x.view.data, weights.data(), static_cast<float*>(out.view.data)); });
+    const cpu::matmul product({2048, 512, 2048, 2048, matmul_type(), element_type::f32, false}, 1);
+    const double best = best_of(30, [&] { product.run(0, x.view.data, weights.data(), out.view.data); });
     return 2.0 * 2048 * 512 * 2048 / best;
   }();
   return found;

@@ -79,6 +79,16 @@ TEST_F(run, every_strategy_answers_the_questions_of_the_8k_archive) {
   }
 }
 
+TEST_F(run, full_apb_answers_every_question_of_the_32k_archive_as_full_attention_does) {
+  const auto samples = samples_of("archive-32k");
+  ASSERT_GE(samples.size(), 8u);
+  for (const auto& s : samples) {
+    const auto both = answer(s, {"--strategy", "apb", "--ranks", "8", "--compare", "full"});
+    EXPECT_EQ(stripped(both.at("answer")), s.answer) << s.question;
+    EXPECT_EQ(both.at("answer_ids"), both.at("compare").at("answer_ids")) << s.question;
+  }
+}
+
 TEST_F(run, the_json_has_every_promised_key) {
   const auto s = samples_of("archive-2k").at(0);
   const auto result = answer(s, {"--ranks", "4", "--compare", "full"});

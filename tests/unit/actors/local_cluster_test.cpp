@@ -59,7 +59,7 @@ struct local_cluster_test : testing::Test {
     config.timeouts.progress_ms = 10;
     model.emplace(checkpoint::open(folder.path()));
     devices.emplace(config);
-    const std::vector<std::int64_t> arenas{std::int64_t{512} << 20, std::int64_t{512} << 20};
+    const std::vector<std::int64_t> arenas{std::int64_t{400} << 20, std::int64_t{400} << 20};
     cluster.emplace(config, *model, *devices, arenas, 200000);
   }
 

@@ -286,7 +286,7 @@ TEST_P(block_attention, gives_the_same_bits_however_queries_are_cut_into_calls) 
   const attended whole = attend(kernel, in, {.causal = true, .keys = s.keys, .first_query = 300});
   const panel_buffer panel = pack(kernel, in, 0, s.keys);
   std::vector<std::vector<std::int64_t>> ways{{256, 444}, {512, 188}, {256, 256, 188}};
-  if (cpu::effective_isa().name.starts_with("avx512") || cpu::effective_isa().name == "amx") {
+  if (cpu::effective_isa().name.starts_with("avx512")) {
     ways.insert(ways.end(), {{1, 699}, {100, 300, 300}, {255, 2, 443}, {33, 600, 67}});
   }
   for (const auto& way : ways) {

@@ -161,8 +161,8 @@ TEST_P(linear, gives_the_same_bits_with_any_number_of_threads) {
 }
 
 TEST_P(linear, gives_a_row_the_same_bits_whatever_rows_stand_beside_it) {
-  if (!cpu::effective_isa().name.starts_with("a") || cpu::effective_isa().name == "avx2") {
-    GTEST_SKIP() << "oneDNN's matmul without AVX-512 sums in an order that depends on the number of rows";
+  if (!cpu::effective_isa().name.starts_with("avx512")) {
+    GTEST_SKIP() << "oneDNN's other matmuls sum in an order that may depend on the number of rows";
   }
   for (const sizes& s : {sizes{600, 1000, 300}, sizes{600, 64, 40}}) {
     const inputs in(type(), s);

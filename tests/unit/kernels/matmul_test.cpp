@@ -23,7 +23,7 @@ TEST(matmul, never_runs_onednns_reference_implementation) {
                                                     {16, 128, 512},
                                                     {256, 80, 80}}) {
         for (const bool accumulate : {false, true}) {
-          const auto& product = cache.get({rows, inputs, columns, packed, type, accumulate});
+          const auto& product = cache.get({rows, inputs, columns, packed, type, element_type::f32, accumulate});
           EXPECT_FALSE(product.implementation().starts_with("ref")) << rows << " x " << inputs << " x " << columns;
         }
       }
@@ -43,8 +43,8 @@ TEST(matmul, multiplies_by_the_leading_columns_of_packed_weights) {
   cpu::matmul_cache cache(1);
   const auto multiply = [&](std::int64_t columns) {
     kernel_buffer out(element_type::f32, 5, columns);
-    cache.get({5, inputs, columns, 256, element_type::f32, false})
-        .run(0, x.view().data, packed.data(), static_cast<float*>(out.view().data));
+    cache.get({5, inputs, columns, 256, element_type::f32, element_type::f32, false})
+        .run(0, x.view().data, packed.data(), out.view().data);
     return out;
   };
   const kernel_buffer whole = multiply(256);
@@ -60,7 +60,7 @@ TEST(matmul, multiplies_by_the_leading_columns_of_packed_weights) {
 
 TEST(matmul, makes_each_shape_once) {
   cpu::matmul_cache cache(2);
-  const cpu::matmul_shape shape{3, 16, 32, 32, element_type::f32, false};
+  const cpu::matmul_shape shape{3, 16, 32, 32, element_type::f32, element_type::f32, false};
   EXPECT_EQ(&cache.get(shape), &cache.get(shape));
 }
 
