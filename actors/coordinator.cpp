@@ -123,11 +123,25 @@ void coordinator_state::act() {
     } else if (const auto* r = std::get_if<to_relay>(&action)) {
       if (const auto to = relays_.find(r->relay); to != relays_.end())
         self_->send(to->second, relay_command_bytes{encode(r->command)});
+    } else if (const auto* gone = std::get_if<dismiss>(&action)) {
+      dismiss_peer(gone->peer);
     } else if (const auto* c = std::get_if<to_client>(&action)) {
       if (const auto to = clients_.find(c->client); to != clients_.end())
         self_->send(to->second, client_update_bytes{encode(c->update)});
     }
   }
+}
+
+void coordinator_state::dismiss_peer(peer_id id) {
+  std::erase_if(peers_, [&](const auto& entry) { return entry.second.id == id; });
+  const auto end = [id](auto& handles) {
+    if (const auto found = handles.find(id); found != handles.end()) {
+      caf::anon_send_exit(found->second, caf::exit_reason::kill);
+      handles.erase(found);
+    }
+  };
+  end(workers_);
+  end(relays_);
 }
 
 double coordinator_state::now_s() const {

@@ -39,6 +39,8 @@ class coordinator_state {
   /// The peer that sent the message in hand; 0 for strangers.
   peer_id sender(peer_kind kind);
   void lost(const caf::actor_addr& who, const std::string& why);
+  /// Tells a worker or relay that was given up to end, and hears it no more.
+  void dismiss_peer(peer_id id);
   void act();
   [[nodiscard]] double now_s() const;
 

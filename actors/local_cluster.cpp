@@ -81,9 +81,11 @@ void local_cluster::start(const cluster_config& config, const checkpoint& model,
   options.model = {model.config().max_positions, model.config().vocabulary, weights_.has_retaining_heads(),
                    shape_of(model.config(), config.model.precision)};
   options.limits.silence_s = config.timeouts.silence_ms / 1000.0;
+  options.limits.tick_s = config.timeouts.progress_ms / 1000.0;
+  options.limits.stuck_s = config.timeouts.exchange_ms / 1000.0;
   options.tick = std::chrono::milliseconds(config.timeouts.progress_ms);
   coordinator_ = spawn_coordinator(*system_, options);
-  relay_ = spawn_relay(*system_, coordinator_, node.name, log_);
+  relay_ = spawn_relay(*system_, coordinator_, node.name, log_, std::chrono::milliseconds(config.timeouts.progress_ms));
   for (std::size_t i = 0; i < devices.size(); ++i) {
     worker_options worker;
     worker.kernels = &devices.kernels(i);

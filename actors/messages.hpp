@@ -63,7 +63,7 @@ using count_atom = caf::atom_constant<caf::atom("count")>;
 
 using worker_actor =
     caf::typed_actor<caf::reacts_to<worker_command_bytes>, caf::reacts_to<device_atom>, caf::reacts_to<tick_atom>>;
-using relay_actor = caf::typed_actor<caf::reacts_to<relay_command_bytes>>;
+using relay_actor = caf::typed_actor<caf::reacts_to<relay_command_bytes>, caf::reacts_to<tick_atom>>;
 using client_actor = caf::typed_actor<caf::reacts_to<client_update_bytes>>;
 /// A peer joins with its first message and a handle to answer it; the coordinator monitors it from then on.
 using coordinator_actor =

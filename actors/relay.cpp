@@ -7,13 +7,14 @@
 namespace baton::actors {
 
 relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coordinator, const std::string& node,
-                        relay_log& log) {
+                        relay_log& log, std::chrono::milliseconds progress) {
   return system.spawn(
       [=, &log](relay_actor::stateful_pointer<std::unique_ptr<relay_logic>> self) -> relay_actor::behavior_type {
         self->state = std::make_unique<relay_logic>(node, log);
         self->monitor(coordinator);
         self->set_down_handler([self](caf::down_msg& down) { self->quit(down.reason); });
         self->send(coordinator, relay_actor(self), relay_report_bytes{encode(relay_report(self->state->who()))});
+        self->delayed_send(self, progress, tick_atom::value);
         return {
             [self, coordinator](const relay_command_bytes& m) {
               guard(self, [&] {
@@ -21,6 +22,10 @@ relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coor
                 for (const auto& report : self->state->take_actions())
                   self->send(coordinator, relay_report_bytes{encode(report)});
               });
+            },
+            [self, coordinator, progress](tick_atom) {
+              self->delayed_send(self, progress, tick_atom::value);
+              self->send(coordinator, relay_report_bytes{encode(relay_report(relay_alive{}))});
             },
         };
       });

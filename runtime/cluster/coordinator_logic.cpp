@@ -33,12 +33,14 @@ void coordinator_logic::worker_lost(peer_id worker, const std::string& why, doub
   for (const auto& [id, reason] : hit) fail(id, reason);
 }
 
-void coordinator_logic::relay_joined(peer_id relay, const relay_ready& who, double) { relays_[relay] = who; }
+void coordinator_logic::relay_joined(peer_id relay, const relay_ready& who, double now_s) {
+  relays_[relay] = {who, now_s};
+}
 
 void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double) {
   const auto found = relays_.find(relay);
   if (found == relays_.end()) return;
-  const std::string node = found->second.node;
+  const std::string node = found->second.who.node;
   relays_.erase(found);
   std::vector<job_id> hit;
   for (const auto& [id, job] : jobs_) {
@@ -59,11 +61,11 @@ void coordinator_logic::client_lost(peer_id client, double) {
 
 // ---- submission ----
 
-void coordinator_logic::client_said(peer_id client, const client_request& request, double now_s) {
+void coordinator_logic::client_said(peer_id client, const client_request& request, double) {
   if (const auto* submit = std::get_if<submit_job>(&request)) {
     submitted(client, *submit);
   } else if (const auto* piece = std::get_if<submit_ids>(&request)) {
-    ids_came(client, *piece, now_s);
+    ids_came(client, *piece);
   } else if (const auto* cancel = std::get_if<cancel_job>(&request)) {
     const auto* job = find(cancel->job);
     if (job && job->client == client) fail(cancel->job, {fault_code::cancelled, "cancelled", {}});
@@ -91,7 +93,7 @@ void coordinator_logic::submitted(peer_id client, const submit_job& request) {
   job.asked = request;
 }
 
-void coordinator_logic::ids_came(peer_id client, const submit_ids& piece, double now_s) {
+void coordinator_logic::ids_came(peer_id client, const submit_ids& piece) {
   auto* job = find(client, piece.request_id);
   if (!job || job->now != stage::receiving) return;
   const auto refuse = [&](const std::string& what) {
@@ -109,10 +111,10 @@ void coordinator_logic::ids_came(peer_id client, const submit_ids& piece, double
       return refuse(fmt::format("token id {} is outside the vocabulary of {}", token, model_.vocabulary));
   }
   job->ids.insert(job->ids.end(), piece.ids.begin(), piece.ids.end());
-  if (job->ids.size() == total) admit(*job, now_s);
+  if (job->ids.size() == total) admit(*job);
 }
 
-void coordinator_logic::admit(job_entry& job, double now_s) {
+void coordinator_logic::admit(job_entry& job) {
   const auto refuse = [&](const failure& why) {
     actions_.push_back(to_client{job.client, job_refused{job.asked.request_id, why}});
     jobs_.erase(job.id);
@@ -146,42 +148,67 @@ void coordinator_logic::admit(job_entry& job, double now_s) {
   job.now = stage::reserving;
   // Each node's relay keeps every block that its own ranks send or read: at most all of them.
   const auto log_bytes = relay_log_bytes(job.plan, model_.shape);
+  std::vector<std::string> relays;
+  for (const auto& shard : job.plan.shards) relays.push_back(relay_address(shard.node));
   for (const auto& [id, relay] : relays_) {
-    if (std::ranges::none_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == relay.node; }))
+    if (std::ranges::none_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == relay.who.node; }))
       continue;
     job.relays_awaited.insert(id);
-    actions_.push_back(to_relay{id, reserve_log{job.id, log_bytes}});
+    actions_.push_back(to_relay{id, reserve_log{job.id, log_bytes, relays}});
   }
-  if (job.relays_awaited.empty()) start_prefill_of(job, now_s);
+  if (job.relays_awaited.empty()) prepare_shards_of(job);
+}
+
+job_routes coordinator_logic::routes_of(const job_entry& job) const {
+  job_routes routes;
+  for (const auto& rank : job.ranks) {
+    const auto worker = workers_.find(rank.worker);
+    routes.ranks.push_back({worker == workers_.end() ? std::string() : worker->second.who.address, 0});
+  }
+  return routes;
+}
+
+std::string coordinator_logic::relay_address(const std::string& node) const {
+  for (const auto& [id, relay] : relays_) {
+    if (relay.who.node == node) return relay.who.address;
+  }
+  return {};
 }
 
 void coordinator_logic::relay_said(peer_id relay, const relay_report& report, double now_s) {
+  const auto known = relays_.find(relay);
+  if (known != relays_.end()) known->second.heard_s = now_s;
+  const std::string node = known == relays_.end() ? "?" : known->second.who.node;
   if (const auto* reserved = std::get_if<log_reserved>(&report)) {
     auto* job = find(reserved->job);
     if (!job || job->relays_awaited.erase(relay) == 0) return;
-    if (job->relays_awaited.empty()) start_prefill_of(*job, now_s);
+    if (job->relays_awaited.empty()) prepare_shards_of(*job);
   } else if (const auto* refused = std::get_if<log_refused>(&report)) {
-    const auto node = relays_.contains(relay) ? relays_.at(relay).node : "?";
     fail(refused->job,
          {fault_code::out_of_memory,
           fmt::format(
               "the relay's log has {} bytes free, the job needs {}; raise relay.log_memory or lower passing-tokens",
               refused->bytes_free, refused->bytes_asked),
           "node " + node});
+  } else if (const auto* broken = std::get_if<log_failed>(&report)) {
+    auto why = broken->why;
+    why.where = why.where.empty() ? "node " + node : fmt::format("{} (node {})", why.where, node);
+    fail(broken->job, why);
   }
 }
 
 // ---- prefill and answer ----
 
-void coordinator_logic::start_prefill_of(job_entry& job, double now_s) {
-  job.now = stage::prefilling;
-  job.prefill_began_s = now_s;
+void coordinator_logic::prepare_shards_of(job_entry& job) {
+  job.now = stage::preparing;
+  auto routes = routes_of(job);
   const auto document = std::span(job.ids).first(static_cast<std::size_t>(job.asked.document_tokens));
   const auto query = std::span(job.ids).subspan(document.size());
   for (const auto& shard : job.plan.shards) {
-    auto& rank = job.ranks[static_cast<std::size_t>(shard.rank)];
-    if (const auto worker = workers_.find(rank.worker); worker != workers_.end()) worker->second.heard_s = now_s;
-    actions_.push_back(to_worker{rank.worker, assign_shard{job.id, shard.rank, 0, job.plan, job.asked.report_dump}});
+    const auto& rank = job.ranks[static_cast<std::size_t>(shard.rank)];
+    routes.relay = relay_address(shard.node);
+    actions_.push_back(
+        to_worker{rank.worker, assign_shard{job.id, shard.rank, job.plan, routes, job.asked.report_dump}});
     const auto tokens = tokens_of(shard, document, query);
     for (std::size_t first = 0; first < tokens.ids.size(); first += ids_per_message) {
       const std::size_t count = std::min<std::size_t>(ids_per_message, tokens.ids.size() - first);
@@ -191,6 +218,14 @@ void coordinator_logic::start_prefill_of(job_entry& job, double now_s) {
           shard_ids{
               job.id, shard.rank, static_cast<std::int64_t>(first), {at, at + static_cast<std::ptrdiff_t>(count)}}});
     }
+  }
+}
+
+void coordinator_logic::start_prefill_of(job_entry& job, double now_s) {
+  job.now = stage::prefilling;
+  job.prefill_began_s = job.moved_s = now_s;
+  for (const auto& shard : job.plan.shards) {
+    const auto& rank = job.ranks[static_cast<std::size_t>(shard.rank)];
     actions_.push_back(to_worker{rank.worker, start_shard{job.id, shard.rank}});
   }
 }
@@ -199,16 +234,15 @@ void coordinator_logic::start_answer_of(job_entry& job, double now_s) {
   job.prefill_s = now_s - job.prefill_began_s;
   tell_client(job, prefill_finished{job.id, job.prefill_s});
   job.now = stage::answering;
-  job.question_began_s = now_s;
+  job.question_began_s = job.moved_s = now_s;
   question asked;
   asked.query_ids.assign(job.ids.begin() + job.asked.document_tokens, job.ids.end());
   asked.max_new_tokens = job.plan.max_new_tokens;
   asked.stop_tokens = job.asked.stop_tokens;
   asked.sampling = job.plan.sampling;
-  for (const peer_id worker : workers_of(job)) {
-    workers_.at(worker).heard_s = now_s;
+  for (auto& rank : job.ranks) rank.progress.waiting_for = -1;
+  for (const peer_id worker : workers_of(job))
     actions_.push_back(to_worker{worker, ask_question{job.id, asked, job.asked.report_dump}});
-  }
 }
 
 void coordinator_logic::finish(job_entry& job) {
@@ -249,10 +283,22 @@ void coordinator_logic::worker_reported(peer_id worker, const worker_ready& repo
   worker_joined(worker, report, now_s);
 }
 
-void coordinator_logic::worker_reported(peer_id worker, const shard_progress& report, double) {
+void coordinator_logic::worker_reported(peer_id, const worker_alive&, double) {}
+
+void coordinator_logic::worker_reported(peer_id worker, const shard_ready& report, double now_s) {
+  auto* job = job_of(worker, report.job, report.rank);
+  if (!job || job->now != stage::preparing) return;
+  job->ranks[static_cast<std::size_t>(report.rank)].ready = true;
+  if (std::ranges::all_of(job->ranks, &rank_entry::ready)) start_prefill_of(*job, now_s);
+}
+
+void coordinator_logic::worker_reported(peer_id worker, const shard_progress& report, double now_s) {
   auto* job = job_of(worker, report.job, report.rank);
   if (!job) return;
-  job->ranks[static_cast<std::size_t>(report.rank)].progress = report;
+  auto& rank = job->ranks[static_cast<std::size_t>(report.rank)];
+  const bool done = job->now == stage::prefilling ? rank.prefill.has_value() : rank.answer.has_value();
+  if (report.chunks != rank.progress.chunks || (report.waiting_for < 0 && !done)) job->moved_s = now_s;
+  rank.progress = report;
   job->progress_changed = true;
 }
 
@@ -309,15 +355,58 @@ void coordinator_logic::worker_reported(peer_id, const job_released&, double) {}
 
 // ---- time ----
 
-void coordinator_logic::tick(double now_s) {
-  std::vector<peer_id> silent;
-  for (const auto& [id, worker] : workers_) {
-    const bool busy = std::ranges::any_of(jobs_, [&](const auto& entry) {
-      return entry.second.now >= stage::prefilling && workers_of(entry.second).contains(id);
-    });
-    if (busy && now_s - worker.heard_s > limits_.silence_s) silent.push_back(id);
+void coordinator_logic::give_up_the_silent(double now_s) {
+  const auto silent_of = [&](const auto& peers) {
+    std::vector<peer_id> silent;
+    for (const auto& [id, peer] : peers) {
+      if (now_s - peer.heard_s > limits_.silence_s) silent.push_back(id);
+    }
+    return silent;
+  };
+  const auto why = fmt::format("silent for {:.1f} s", limits_.silence_s);
+  for (const peer_id id : silent_of(workers_)) {
+    worker_lost(id, why, now_s);
+    actions_.push_back(dismiss{id});
   }
-  for (const peer_id id : silent) worker_lost(id, fmt::format("silent for {:.1f} s", limits_.silence_s), now_s);
+  for (const peer_id id : silent_of(relays_)) {
+    relay_lost(id, why, now_s);
+    actions_.push_back(dismiss{id});
+  }
+}
+
+void coordinator_logic::fail_the_stuck(double now_s) {
+  std::vector<std::pair<job_id, failure>> stuck;
+  for (const auto& [id, job] : jobs_) {
+    if (job.now < stage::prefilling || now_s - job.moved_s <= limits_.stuck_s) continue;
+    const auto done = [&](const rank_entry& r) {
+      return job.now == stage::prefilling ? r.prefill.has_value() : r.answer.has_value();
+    };
+    // A rank that computes is slow, however long its chunk takes, and whoever waits for it is right to.
+    const bool all_wait =
+        std::ranges::all_of(job.ranks, [&](const rank_entry& r) { return done(r) || r.progress.waiting_for >= 0; });
+    const auto first = std::ranges::find_if_not(job.ranks, done);
+    if (!all_wait || first == job.ranks.end()) continue;
+    stuck.push_back(
+        {id,
+         {fault_code::deadline,
+          fmt::format("every rank waits for a block and none has moved for {:.0f} s: a block of rank {} is lost",
+                      limits_.stuck_s, first->progress.waiting_for),
+          fmt::format("rank {}, layer {}", first - job.ranks.begin(), first->progress.layer)}});
+  }
+  for (const auto& [id, why] : stuck) fail(id, why);
+}
+
+void coordinator_logic::tick(double now_s) {
+  // Whatever held up this process held up what it was told as well: that is nobody's silence.
+  const double late_s = last_tick_s_ == 0 ? 0 : now_s - last_tick_s_ - limits_.tick_s;
+  last_tick_s_ = now_s;
+  if (late_s > limits_.tick_s) {
+    for (auto& [id, worker] : workers_) worker.heard_s += late_s;
+    for (auto& [id, relay] : relays_) relay.heard_s += late_s;
+    for (auto& [id, job] : jobs_) job.moved_s += late_s;
+  }
+  give_up_the_silent(now_s);
+  fail_the_stuck(now_s);
   for (auto& [id, job] : jobs_) {
     if (!std::exchange(job.progress_changed, false)) continue;
     job_progress now{id, {}};

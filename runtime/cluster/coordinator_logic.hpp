@@ -28,7 +28,11 @@ struct to_client {
   peer_id client = 0;
   client_update update;
 };
-using coordinator_action = std::variant<to_worker, to_relay, to_client>;
+/// A worker or relay that is given up: it must end, should it still live.
+struct dismiss {
+  peer_id peer = 0;
+};
+using coordinator_action = std::variant<to_worker, to_relay, to_client, dismiss>;
 
 /// What the coordinator must know of the model to plan a job.
 struct served_model {
@@ -39,14 +43,18 @@ struct served_model {
 };
 
 struct coordinator_limits {
-  double silence_s = 10;  ///< a worker with a shard under way that reports no progress for so long is given up
+  double silence_s = 1.5;  ///< a worker or relay that says nothing for so long is given up
+  double stuck_s =
+      30;  ///< a job all of whose ranks wait for blocks, and do not move for so long, has lost one: it fails
+  double tick_s = 0.1;  ///< how often `tick` is called
 };
 
 /// Decides what the coordinator does: job table, admission, placement, progress, ends. Events in, actions out; no CAF, no clock:
 /// `now_s` comes with every event and never runs backwards. One thread.
 ///
-/// A job's life: submitted (ids come) -> reserving (relay logs) -> prefilling -> answering -> finished | failed; then its
-/// KV and logs are released everywhere. A dead worker fails the jobs that have a shard on it: replaying the lost shard from the
+/// A job's life: submitted (ids come) -> reserving (relay logs) -> preparing (shards get ids and memory) -> prefilling ->
+/// answering -> finished | failed; then its KV and logs are released everywhere. No rank begins before every process knows the
+/// job, so that a block never comes to somebody who has not heard of it. A dead worker fails the jobs that have a shard on it: replaying the lost shard from the
 /// relay's log takes that place.
 class coordinator_logic {
  public:
@@ -72,14 +80,19 @@ class coordinator_logic {
   [[nodiscard]] std::size_t jobs() const { return jobs_.size(); }
 
  private:
-  enum class stage : std::uint8_t { receiving, reserving, prefilling, answering };
+  enum class stage : std::uint8_t { receiving, reserving, preparing, prefilling, answering };
 
   struct worker_entry {
     worker_ready who;
     double heard_s = 0;
   };
+  struct relay_entry {
+    relay_ready who;
+    double heard_s = 0;
+  };
   struct rank_entry {
     peer_id worker = 0;
+    bool ready = false;
     shard_progress progress;
     std::optional<shard_timings> prefill;
     std::optional<shard_timings> answer;
@@ -93,6 +106,7 @@ class coordinator_logic {
     job_plan plan;
     std::set<peer_id> relays_awaited;
     std::vector<rank_entry> ranks;
+    double moved_s = 0;  ///< when a rank last computed
     double prefill_began_s = 0;
     double prefill_s = 0;
     double question_began_s = 0;
@@ -103,8 +117,9 @@ class coordinator_logic {
   };
 
   void submitted(peer_id client, const submit_job& request);
-  void ids_came(peer_id client, const submit_ids& piece, double now_s);
-  void admit(job_entry& job, double now_s);
+  void ids_came(peer_id client, const submit_ids& piece);
+  void admit(job_entry& job);
+  void prepare_shards_of(job_entry& job);
   void start_prefill_of(job_entry& job, double now_s);
   void start_answer_of(job_entry& job, double now_s);
   void finish(job_entry& job);
@@ -113,6 +128,8 @@ class coordinator_logic {
   void release(job_entry& job);
 
   void worker_reported(peer_id worker, const worker_ready& report, double now_s);
+  void worker_reported(peer_id worker, const worker_alive& report, double now_s);
+  void worker_reported(peer_id worker, const shard_ready& report, double now_s);
   void worker_reported(peer_id worker, const shard_progress& report, double now_s);
   void worker_reported(peer_id worker, const shard_finished& report, double now_s);
   void worker_reported(peer_id worker, const chosen_units& report, double now_s);
@@ -126,6 +143,11 @@ class coordinator_logic {
   job_entry* job_of(peer_id worker, job_id job, int rank);
   job_entry* find(job_id job);
   job_entry* find(peer_id client, const std::string& request_id);
+  [[nodiscard]] job_routes routes_of(const job_entry& job) const;
+  /// Address of the relay of a node; empty where there is none.
+  [[nodiscard]] std::string relay_address(const std::string& node) const;
+  void give_up_the_silent(double now_s);
+  void fail_the_stuck(double now_s);
   [[nodiscard]] std::set<peer_id> workers_of(const job_entry& job) const;
   void tell_client(const job_entry& job, client_update update) {
     actions_.push_back(to_client{job.client, std::move(update)});
@@ -134,9 +156,10 @@ class coordinator_logic {
   const served_model model_;
   const coordinator_limits limits_;
   std::map<peer_id, worker_entry> workers_;
-  std::map<peer_id, relay_ready> relays_;
+  std::map<peer_id, relay_entry> relays_;
   std::map<job_id, job_entry> jobs_;
   job_id last_job_ = 0;
+  double last_tick_s_ = 0;
   std::vector<coordinator_action> actions_;
 };
 

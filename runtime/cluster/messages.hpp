@@ -9,7 +9,7 @@
 #include "runtime/decode/decode_pass.hpp"
 #include "runtime/device/pass.hpp"
 #include "runtime/plan/job_plan.hpp"
-#include "runtime/transport/block.hpp"
+#include "runtime/transport/transport.hpp"
 
 /// What coordinator, workers, relays and clients say to each other: plain values. runtime/wire gives each conversation its protobuf
 /// form; actors carry the bytes.
@@ -27,12 +27,12 @@ failure failure_of(const fault& f);
 
 // ---- coordinator to worker ----
 
-/// A shard to prefill; its ids follow in pieces.
+/// A shard to prefill; its ids follow in pieces. Answered by shard_ready once they are all there and memory has been taken.
 struct assign_shard {
   job_id job = 0;
   int rank = 0;
-  std::uint32_t attempt = 0;
   job_plan plan;
+  job_routes routes;  ///< the shard's own attempt stands there too
   bool report_chosen_units = false;
 
   bool operator==(const assign_shard&) const = default;
@@ -46,7 +46,7 @@ struct shard_ids {
 
   bool operator==(const shard_ids&) const = default;
 };
-/// All ids are there: begin.
+/// All ranks of the job are ready: begin.
 struct start_shard {
   job_id job = 0;
   int rank = 0;
@@ -76,8 +76,21 @@ struct worker_ready {
   std::string device;
   std::string kernel_class;
   std::int64_t memory_bytes = 0;  ///< of the arena
+  std::string address{};          ///< on the data plane; empty where all ranks share one process
+  std::int64_t pid = 0;
 
   bool operator==(const worker_ready&) const = default;
+};
+/// A sign of life, at least as often as `timeouts.progress`.
+struct worker_alive {
+  bool operator==(const worker_alive&) const = default;
+};
+/// The shard's ids, memory and transport are there.
+struct shard_ready {
+  job_id job = 0;
+  int rank = 0;
+
+  bool operator==(const shard_ready&) const = default;
 };
 struct shard_progress {
   job_id job = 0;
@@ -93,6 +106,7 @@ struct shard_timings {
   std::array<double, phase_count> phase_s{};
   double compute_s = 0;
   double wait_s = 0;
+  double exposed_wait_s = 0;  ///< of wait_s, while the device had nothing else to compute
   double total_s = 0;
   std::int64_t bytes_sent = 0;
   std::int64_t bytes_received = 0;
@@ -155,14 +169,17 @@ struct job_released {
 
   bool operator==(const job_released&) const = default;
 };
-using worker_report = std::variant<worker_ready, shard_progress, shard_finished, chosen_units, answer_token,
-                                   first_logits, answer_finished, shard_failed, job_released>;
+using worker_report =
+    std::variant<worker_ready, worker_alive, shard_ready, shard_progress, shard_finished, chosen_units, answer_token,
+                 first_logits, answer_finished, shard_failed, job_released>;
 
 // ---- coordinator and relay ----
 
+/// Sets room for the job's whole log aside.
 struct reserve_log {
   job_id job = 0;
   std::int64_t bytes = 0;
+  std::vector<std::string> relays{};  ///< address of the relay of each rank's node; empty where there is one node only
 
   bool operator==(const reserve_log&) const = default;
 };
@@ -176,8 +193,14 @@ using relay_command = std::variant<reserve_log, release_log>;
 struct relay_ready {
   std::string node;
   std::int64_t log_bytes_max = 0;
+  std::string address{};  ///< on the data plane; empty where all ranks share one process
+  std::int64_t pid = 0;
 
   bool operator==(const relay_ready&) const = default;
+};
+/// A sign of life, at least as often as `timeouts.progress`.
+struct relay_alive {
+  bool operator==(const relay_alive&) const = default;
 };
 struct log_reserved {
   job_id job = 0;
@@ -191,7 +214,14 @@ struct log_refused {
 
   bool operator==(const log_refused&) const = default;
 };
-using relay_report = std::variant<relay_ready, log_reserved, log_refused>;
+/// The log of a job that had been admitted cannot be kept (any more).
+struct log_failed {
+  job_id job = 0;
+  failure why;
+
+  bool operator==(const log_failed&) const = default;
+};
+using relay_report = std::variant<relay_ready, relay_alive, log_reserved, log_refused, log_failed>;
 
 // ---- client and coordinator ----
 

@@ -11,6 +11,7 @@ shard_timings timings_of(const pass_timings& pass, const transport_counts& after
   return {pass.phase_s,
           pass.compute_s,
           pass.wait_s,
+          pass.exposed_wait_s,
           pass.total_s,
           after.bytes_sent - before.bytes_sent,
           after.bytes_received - before.bytes_received};
@@ -34,8 +35,8 @@ void worker_logic::refuse(const shard_key& shard, const std::string& what) {
 void worker_logic::coordinator_said_this(const assign_shard& command) {
   if (command.rank < 0 || command.rank >= command.plan.ranks())
     return refuse({command.job, command.rank}, "a rank outside its plan");
-  collecting_[{command.job, command.rank}] = {command.job,  command.rank, command.attempt,
-                                              command.plan, {},           command.report_chosen_units};
+  collecting_[{command.job, command.rank}] = {command.job,    command.rank, command.plan,
+                                              command.routes, {},           command.report_chosen_units};
 }
 
 void worker_logic::coordinator_said_this(const shard_ids& command) {
@@ -49,18 +50,18 @@ void worker_logic::coordinator_said_this(const shard_ids& command) {
     return refuse(key, fmt::format("token ids at {} came where {} of {} are there", command.first, ids.size(), tokens));
   }
   ids.insert(ids.end(), command.ids.begin(), command.ids.end());
+  if (static_cast<std::int64_t>(ids.size()) < tokens) return;
+  actions_.emplace_back(device_command(std::move(shard->second)));
+  collecting_.erase(shard);
 }
 
 void worker_logic::coordinator_said_this(const start_shard& command) {
   const shard_key key{command.job, command.rank};
-  const auto shard = collecting_.find(key);
-  if (shard == collecting_.end()) return;
-  const auto tokens = shard->second.plan.shards[static_cast<std::size_t>(command.rank)].tokens();
-  if (static_cast<std::int64_t>(shard->second.ids.size()) != tokens) {
-    return refuse(key, fmt::format("started with {} of {} token ids", shard->second.ids.size(), tokens));
+  if (const auto shard = collecting_.find(key); shard != collecting_.end()) {
+    return refuse(key, fmt::format("started with {} of {} token ids", shard->second.ids.size(),
+                                   shard->second.plan.shards[static_cast<std::size_t>(command.rank)].tokens()));
   }
-  actions_.emplace_back(device_command(std::move(shard->second)));
-  collecting_.erase(shard);
+  actions_.emplace_back(device_command(start_prefill{command.job, command.rank}));
 }
 
 void worker_logic::coordinator_said_this(const ask_question& command) {
@@ -72,6 +73,8 @@ void worker_logic::coordinator_said_this(const release_job& command) {
   std::erase_if(prefill_counts_, [&](const auto& entry) { return entry.first.first == command.job; });
   actions_.emplace_back(device_command(drop_job{command.job}));
 }
+
+void worker_logic::device_said_this(const shard_prepared& event) { report(shard_ready{event.job, event.rank}); }
 
 void worker_logic::device_said_this(const prefill_done& event) {
   const int layers = static_cast<int>(event.chosen_units.size());
@@ -109,6 +112,7 @@ void worker_logic::device_said_this(const pass_failed& event) {
 void worker_logic::device_said_this(const job_dropped& event) { report(job_released{event.job}); }
 
 void worker_logic::passes_stand_at(std::span<const pass_snapshot> passes) {
+  if (passes.empty()) report(worker_alive{});
   for (const auto& p : passes) report(shard_progress{p.job, p.rank, p.layer, p.tokens_done, p.waiting_for, p.chunks});
 }
 

@@ -14,7 +14,7 @@ namespace baton {
 
 using worker_action = std::variant<worker_report, device_command>;
 
-/// Decides what a rank worker does: collects a shard's ids, starts its pass, turns what the device says into reports. Events in,
+/// Decides what a rank worker does: collects a shard's ids, has its pass prepared and started, turns what the device says into reports. Events in,
 /// actions out; no CAF, no clock, no device. One thread.
 class worker_logic {
  public:
@@ -24,7 +24,7 @@ class worker_logic {
 
   void coordinator_said(const worker_command& command);
   void device_said(const device_event& event);
-  /// Where the device's passes stand, a few times a second: a report for each that has moved or still lives.
+  /// Where the device's passes stand, a few times a second: a report for each, and a sign of life where there is none.
   void passes_stand_at(std::span<const pass_snapshot> passes);
 
   /// What is to be done now, in order; empties the list.
@@ -39,6 +39,7 @@ class worker_logic {
   void coordinator_said_this(const ask_question& command);
   void coordinator_said_this(const release_job& command);
 
+  void device_said_this(const shard_prepared& event);
   void device_said_this(const prefill_done& event);
   void device_said_this(const token_chosen& event);
   void device_said_this(const logits_ready& event);
@@ -50,7 +51,7 @@ class worker_logic {
   void refuse(const shard_key& shard, const std::string& what);
 
   worker_ready who_;
-  std::map<shard_key, start_prefill> collecting_;  ///< shards whose ids are still coming
+  std::map<shard_key, prepare_prefill> collecting_;  ///< shards whose ids are still coming
   std::map<shard_key, transport_counts> prefill_counts_;
   std::vector<worker_action> actions_;
 };

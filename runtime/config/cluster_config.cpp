@@ -205,6 +205,7 @@ timeouts_config read_timeouts(config_section& in) {
   timeouts_config timeouts;
   in.read("progress", timeouts.progress_ms, config::duration_ms(10, 500));
   in.read("silence", timeouts.silence_ms, config::duration_ms(100, hour_ms));
+  in.read("exchange", timeouts.exchange_ms, config::duration_ms(100, hour_ms));
   in.read("startup", timeouts.startup_ms, config::duration_ms(100, hour_ms));
   in.read("shutdown", timeouts.shutdown_ms, config::duration_ms(100, hour_ms));
   if (timeouts.silence_ms < 2 * timeouts.progress_ms) {

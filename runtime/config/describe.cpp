@@ -87,9 +87,10 @@ std::string describe(const node_config& node) {
 }
 
 std::string describe(const timeouts_config& timeouts) {
-  return fmt::format("timeouts:\n  progress: {}\n  silence: {}\n  startup: {}\n  shutdown: {}\n",
+  return fmt::format("timeouts:\n  progress: {}\n  silence: {}\n  exchange: {}\n  startup: {}\n  shutdown: {}\n",
                      config::format_duration_ms(timeouts.progress_ms), config::format_duration_ms(timeouts.silence_ms),
-                     config::format_duration_ms(timeouts.startup_ms), config::format_duration_ms(timeouts.shutdown_ms));
+                     config::format_duration_ms(timeouts.exchange_ms), config::format_duration_ms(timeouts.startup_ms),
+                     config::format_duration_ms(timeouts.shutdown_ms));
 }
 
 }  // namespace

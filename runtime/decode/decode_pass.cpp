@@ -203,10 +203,11 @@ task decode_pass::attend(int index, std::int64_t count, block_phase phase_of_blo
     };
     kernels_.synchronize(queue_);
     const auto own = parts_of(rank_);
-    const std::vector<outgoing_block> sends{{key(rank_), {own.begin(), own.end()}, {0, plan_.ranks()}}};
+    const std::vector<outgoing_block> sends{
+        {key(rank_), {own.begin(), own.end()}, {0, plan_.ranks()}, block_route::direct}};
     std::vector<incoming_block> receives;
     for (int source = 0; source < plan_.ranks(); ++source) {
-      if (source != rank_) receives.push_back({key(source), parts_of(source)});
+      if (source != rank_) receives.push_back({key(source), parts_of(source), block_route::direct});
     }
     auto under_way = network_.exchange(sends, receives);
     co_await under_way;
@@ -234,11 +235,13 @@ task decode_pass::choose_token(int index, std::int64_t last_row) {
                       .source = static_cast<std::uint16_t>(last),
                       .part = 1};
   if (is_last()) {
-    const std::vector<outgoing_block> sends{{key, {std::as_bytes(std::span(&token_, 1))}, {0, last}}};
+    const std::vector<outgoing_block> sends{
+        {key, {std::as_bytes(std::span(&token_, 1))}, {0, last}, block_route::direct}};
     auto under_way = network_.exchange(sends, {});
     co_await under_way;
   } else {
-    const std::vector<incoming_block> receives{{key, {std::as_writable_bytes(std::span(&token_, 1))}}};
+    const std::vector<incoming_block> receives{
+        {key, {std::as_writable_bytes(std::span(&token_, 1))}, block_route::direct}};
     auto under_way = network_.exchange({}, receives);
     co_await under_way;
   }

@@ -18,10 +18,11 @@ struct device_loop::shard {
   std::optional<kv_shard> kv;
   question asked;
   std::unique_ptr<prefill_pass> prefill;
+  bool started = false;
   std::unique_ptr<decode_pass> answer;
 
   [[nodiscard]] pass* running() const {
-    if (prefill) return prefill.get();
+    if (prefill) return started ? prefill.get() : nullptr;
     return answer.get();
   }
 };
@@ -77,22 +78,30 @@ void device_loop::run() {
   shards_.clear();
 }
 
-void device_loop::handle(start_prefill&& command) {
+void device_loop::handle(prepare_prefill&& command) {
   auto s = std::make_unique<shard>();
   s->job = command.job;
   s->rank = command.rank;
   s->plan = std::move(command.plan);
   s->keep_chosen_units = command.keep_chosen_units;
   try {
-    s->network = endpoint_.join(s->job, s->rank, s->plan.ranks(), command.attempt);
+    s->network = endpoint_.join(s->job, s->rank, command.routes);
     s->prefill =
         std::make_unique<prefill_pass>(device_, s->plan, s->rank, s->job, command.ids, *s->network, *s->progress);
   } catch (const fault& why) {
     on_event_(pass_failed{command.job, command.rank, 0, why});
     return;
   }
-  const std::lock_guard lock(mutex_);
-  shards_[{command.job, command.rank}] = std::move(s);
+  {
+    const std::lock_guard lock(mutex_);
+    shards_[{command.job, command.rank}] = std::move(s);
+  }
+  on_event_(shard_prepared{command.job, command.rank});
+}
+
+void device_loop::handle(start_prefill&& command) {
+  const auto s = shards_.find({command.job, command.rank});
+  if (s != shards_.end()) s->second->started = true;
 }
 
 void device_loop::handle(start_answer&& command) {

@@ -21,13 +21,18 @@ namespace baton {
 
 // ---- what a device loop is told ----
 
+/// Takes memory and joins the transport for a shard; answered by shard_prepared or pass_failed.
+struct prepare_prefill {
+  job_id job = 0;
+  int rank = 0;
+  job_plan plan;
+  job_routes routes;
+  std::vector<std::int32_t> ids;
+  bool keep_chosen_units = false;
+};
 struct start_prefill {
   job_id job = 0;
   int rank = 0;
-  std::uint32_t attempt = 0;
-  job_plan plan;
-  std::vector<std::int32_t> ids;
-  bool keep_chosen_units = false;
 };
 /// For every rank of the job whose shard lies on this device.
 struct start_answer {
@@ -39,10 +44,14 @@ struct start_answer {
 struct drop_job {
   job_id job = 0;
 };
-using device_command = std::variant<start_prefill, start_answer, drop_job>;
+using device_command = std::variant<prepare_prefill, start_prefill, start_answer, drop_job>;
 
 // ---- what a device loop tells ----
 
+struct shard_prepared {
+  job_id job = 0;
+  int rank = 0;
+};
 struct prefill_done {
   job_id job = 0;
   int rank = 0;
@@ -80,7 +89,8 @@ struct pass_failed {
 struct job_dropped {
   job_id job = 0;
 };
-using device_event = std::variant<prefill_done, token_chosen, logits_ready, answer_done, pass_failed, job_dropped>;
+using device_event =
+    std::variant<shard_prepared, prefill_done, token_chosen, logits_ready, answer_done, pass_failed, job_dropped>;
 
 /// Where a pass of a device stands, for people and for deadlines.
 struct pass_snapshot {
@@ -112,6 +122,7 @@ class device_loop {
   using shard_key = std::pair<job_id, int>;
 
   void run();
+  void handle(prepare_prefill&& command);
   void handle(start_prefill&& command);
   void handle(start_answer&& command);
   void handle(drop_job&& command);

@@ -28,9 +28,10 @@ struct pass_progress {
 /// Where a pass's time went, in seconds.
 struct pass_timings {
   std::array<double, phase_count> phase_s{};
-  double compute_s = 0;  ///< inside steps
-  double wait_s = 0;     ///< suspended at an exchange
-  double total_s = 0;    ///< from the first step to the last
+  double compute_s = 0;       ///< inside steps
+  double wait_s = 0;          ///< suspended at an exchange
+  double exposed_wait_s = 0;  ///< of wait_s, while the device had nothing else to compute
+  double total_s = 0;         ///< from the first step to the last
 };
 
 /// A piece of one rank's work that the device loop runs in steps: a prefill, or the answer to a question. Never blocks. Belongs

@@ -3,8 +3,10 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace baton {
@@ -45,9 +47,38 @@ struct block_key {
 /// For people: "job 3, layer 2, rank 1".
 std::string describe(const block_key& key);
 
+/// Ranks [first, last) of a job.
+struct rank_range {
+  int first = 0;
+  int last = 0;
+  [[nodiscard]] bool empty() const { return first >= last; }
+  [[nodiscard]] bool contains(int rank) const { return rank >= first && rank < last; }
+
+  bool operator==(const rank_range&) const = default;
+};
+
+/// Leaves new elements as they are: a block's bytes are overwritten at once, and to clear megabytes first would cost as much as
+/// to send them.
+template <class Value>
+struct uninitialized_allocator : std::allocator<Value> {
+  template <class Other>
+  struct rebind {
+    using other = uninitialized_allocator<Other>;
+  };
+  template <class Other>
+  void construct(Other* at) noexcept {
+    ::new (static_cast<void*>(at)) Other;
+  }
+  template <class Other, class... Arguments>
+  void construct(Other* at, Arguments&&... arguments) {
+    ::new (static_cast<void*>(at)) Other(std::forward<Arguments>(arguments)...);
+  }
+};
+using block_bytes = std::vector<std::byte, uninitialized_allocator<std::byte>>;
+
 /// A block in host memory with the checksum (XXH3, 64 bits) that its sender computed.
 struct block {
-  std::vector<std::byte> bytes;
+  block_bytes bytes;
   std::uint64_t checksum = 0;
 };
 

@@ -10,12 +10,12 @@ namespace baton {
 
 class local_transport final : public transport {
  public:
-  local_transport(local_network& network, local_network::doorbell& bell, local_network::place who, int ranks,
-                  std::uint32_t attempt)
-      : network_(network), bell_(bell), who_(who), ranks_(ranks), attempt_(attempt) {
+  local_transport(local_network& network, local_network::doorbell& bell, local_network::place who,
+                  const job_routes& routes)
+      : network_(network), bell_(bell), who_(who), routes_(routes) {
     network_.enter(who_, bell_);
   }
-  ~local_transport() override { network_.leave(who_, ranks_); }
+  ~local_transport() override { network_.leave(who_, static_cast<int>(routes_.ranks.size())); }
 
   transfer exchange(std::span<const outgoing_block> sends, std::span<const incoming_block> receives) override {
     check_not_aborted();
@@ -26,13 +26,17 @@ class local_transport final : public transport {
       ++counts_.blocks_sent;
       counts_.bytes_sent += static_cast<std::int64_t>(copied.bytes.size());
       auto stamped = outgoing;
-      stamped.key.attempt = attempt_;
+      stamped.key.attempt = routes_.ranks.at(static_cast<std::size_t>(who_.rank)).attempt;
       network_.deliver(stamped, std::move(copied));
     }
     if (receives.empty()) return {};
     const auto id = ++last_transfer_;
     pending_[id].assign(receives.begin(), receives.end());
     return {*this, id};
+  }
+
+  void rewire(int source, const rank_place& place) override {
+    routes_.ranks.at(static_cast<std::size_t>(source)) = place;
   }
 
   void abort() noexcept override {
@@ -47,7 +51,7 @@ class local_transport final : public transport {
     check_not_aborted();
     auto& waiting = pending_.at(id);
     std::erase_if(waiting, [&](const incoming_block& incoming) {
-      if (!network_.take(who_, incoming.key, incoming.parts)) return false;
+      if (!network_.take(who_, incoming)) return false;
       ++counts_.blocks_received;
       for (const auto& part : incoming.parts) counts_.bytes_received += static_cast<std::int64_t>(part.size());
       return true;
@@ -71,8 +75,7 @@ class local_transport final : public transport {
   local_network& network_;
   local_network::doorbell& bell_;
   const local_network::place who_;
-  const int ranks_;
-  const std::uint32_t attempt_;
+  job_routes routes_;
   std::atomic<bool> aborted_ = false;
   std::uint64_t last_transfer_ = 0;
   std::map<std::uint64_t, std::vector<incoming_block>> pending_;
@@ -83,8 +86,8 @@ class local_endpoint final : public endpoint {
  public:
   explicit local_endpoint(local_network& network) : network_(network) {}
 
-  std::unique_ptr<transport> join(job_id job, int rank, int ranks, std::uint32_t attempt) override {
-    return std::make_unique<local_transport>(network_, bell_, local_network::place{job, rank}, ranks, attempt);
+  std::unique_ptr<transport> join(job_id job, int rank, const job_routes& routes) override {
+    return std::make_unique<local_transport>(network_, bell_, local_network::place{job, rank}, routes);
   }
 
   void wait(std::chrono::steady_clock::time_point deadline) override {
@@ -109,7 +112,7 @@ void local_network::doorbell::ring() {
 std::unique_ptr<endpoint> local_network::make_endpoint() { return std::make_unique<local_endpoint>(*this); }
 
 void local_network::deliver(const outgoing_block& outgoing, block&& b) {
-  const bool logged = outgoing.key.phase == block_phase::prefill;
+  const bool logged = outgoing.route == block_route::relayed;
   if (logged) log_.put(outgoing.key, std::move(b));
   const std::lock_guard lock(mutex_);
   for (int rank = outgoing.targets.first; rank < outgoing.targets.last; ++rank) {
@@ -120,18 +123,18 @@ void local_network::deliver(const outgoing_block& outgoing, block&& b) {
   }
 }
 
-bool local_network::take(const place& who, const block_key& key, std::span<const std::span<std::byte>> parts) {
-  if (key.phase == block_phase::prefill) return log_.read(key, parts);
+bool local_network::take(const place& who, const incoming_block& incoming) {
+  if (incoming.route == block_route::relayed) return log_.read(incoming.key, incoming.parts);
   block taken;
   {
     const std::lock_guard lock(mutex_);
     auto& blocks = mailboxes_.at(who).blocks;
-    const auto found = blocks.find(key);
+    const auto found = blocks.find(incoming.key);
     if (found == blocks.end()) return false;
     taken = std::move(found->second);
     blocks.erase(found);
   }
-  copy_block(key, taken, parts);
+  copy_block(incoming.key, taken, incoming.parts);
   return true;
 }
 

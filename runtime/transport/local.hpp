@@ -40,7 +40,7 @@ class local_network {
   };
 
   void deliver(const outgoing_block& outgoing, block&& b);
-  [[nodiscard]] bool take(const place& who, const block_key& key, std::span<const std::span<std::byte>> parts);
+  [[nodiscard]] bool take(const place& who, const incoming_block& incoming);
   void enter(const place& who, doorbell& bell);
   void leave(const place& who, int ranks);
 

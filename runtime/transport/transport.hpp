@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "runtime/device/task.hpp"
@@ -11,25 +12,42 @@
 
 namespace baton {
 
-/// Ranks [first, last) of a job.
-struct rank_range {
-  int first = 0;
-  int last = 0;
-  [[nodiscard]] bool empty() const { return first >= last; }
+/// How a block travels. Both sides name the same.
+enum class block_route : std::uint8_t {
+  relayed,  ///< through the relays, which log it: compressed blocks
+  direct,   ///< from rank to rank: partial results, tokens, KV that goes round a ring
 };
 
 /// A block to give away: the bytes of `parts`, device memory, one after another. They may be overwritten when the
-/// transfer is done.
+/// transfer is done. Targets may include the sender itself, who gets nothing.
 struct outgoing_block {
   block_key key;
   std::vector<std::span<const std::byte>> parts;
   rank_range targets;
+  block_route route = block_route::relayed;
 };
 
 /// A block to take: its bytes fill `parts`, device memory, one after another.
 struct incoming_block {
   block_key key;
   std::vector<std::span<std::byte>> parts;
+  block_route route = block_route::relayed;
+};
+
+/// Where a rank's process is reached on the data plane, and which attempt of its shard runs there.
+struct rank_place {
+  std::string address;  ///< a messenger's; empty where all ranks share one process
+  std::uint32_t attempt = 0;
+
+  bool operator==(const rank_place&) const = default;
+};
+
+/// What a transport must know of a job's placement. Equal on all processes but for `relay`.
+struct job_routes {
+  std::vector<rank_place> ranks;
+  std::string relay;  ///< of this process's node
+
+  bool operator==(const job_routes&) const = default;
 };
 
 class transport;
@@ -76,6 +94,9 @@ class transport {
   /// `parts` is fault(corruption).
   [[nodiscard]] virtual transfer exchange(std::span<const outgoing_block> sends,
                                           std::span<const incoming_block> receives) = 0;
+  /// From now on rank `source` is reached at another place: blocks for it go there, those of earlier attempts are not taken any
+  /// more. Transfers stay as they are.
+  virtual void rewire(int source, const rank_place& place) = 0;
   /// From any thread: every transfer of this rank throws fault(cancelled) from now on.
   virtual void abort() noexcept = 0;
   [[nodiscard]] virtual transport_counts counts() const = 0;
@@ -91,7 +112,8 @@ class transport {
 class endpoint {
  public:
   virtual ~endpoint() = default;
-  [[nodiscard]] virtual std::unique_ptr<transport> join(job_id job, int rank, int ranks, std::uint32_t attempt) = 0;
+  /// `rank` of a job that is placed as `routes` says; its own attempt stands there too. Ends with the transport's destruction.
+  [[nodiscard]] virtual std::unique_ptr<transport> join(job_id job, int rank, const job_routes& routes) = 0;
   /// Sleeps until a transfer may have moved, `wake` was called, or the deadline has passed.
   virtual void wait(std::chrono::steady_clock::time_point deadline) = 0;
   virtual void wake() = 0;

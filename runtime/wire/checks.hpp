@@ -63,6 +63,9 @@ inline int layer(int value, const place& at) { return within(value, 0, layers_ma
 inline std::int64_t byte_count(std::int64_t value, const place& at) { return within(value, 0, INT64_MAX, at); }
 double seconds(double value, const place& at);
 const std::string& text(const std::string& value, const place& at);
+/// Where a process is reached on the data plane: opaque, and as short as a text.
+inline const std::string& address(const std::string& value, const place& at) { return text(value, at); }
+inline std::int64_t process_number(std::int64_t value, const place& at) { return within(value, 0, INT32_MAX, at); }
 
 using id_list = google::protobuf::RepeatedField<std::int32_t>;
 /// Token ids or document indices: none is negative.

@@ -1,6 +1,7 @@
 #include "runtime/wire/checks.hpp"
 #include "runtime/wire/codec.hpp"
 #include "runtime/wire/relay.pb.h"
+#include "runtime/wire/worker_codec.hpp"
 
 namespace baton {
 namespace wire {
@@ -11,10 +12,14 @@ namespace {
 void write(const reserve_log& from, ReserveLog& to) {
   to.set_job(from.job);
   to.set_bytes(from.bytes);
+  for (const auto& relay : from.relays) to.add_relays(relay);
 }
 
 reserve_log read(const ReserveLog& in, const place& at) {
-  return {.job = in.job(), .bytes = byte_count(in.bytes(), at / "bytes")};
+  reserve_log reserve{.job = in.job(), .bytes = byte_count(in.bytes(), at / "bytes")};
+  within(in.relays_size(), 0, ranks_max, at / "relays");
+  for (int i = 0; i < in.relays_size(); ++i) reserve.relays.push_back(address(in.relays(i), at.item("relays", i)));
+  return reserve;
 }
 
 void write(const release_log& from, ReleaseLog& to) { to.set_job(from.job); }
@@ -26,11 +31,20 @@ release_log read(const ReleaseLog& in, const place&) { return {.job = in.job()};
 void write(const relay_ready& from, RelayReady& to) {
   to.set_node(from.node);
   to.set_log_bytes_max(from.log_bytes_max);
+  to.set_address(from.address);
+  to.set_pid(from.pid);
 }
 
 relay_ready read(const RelayReady& in, const place& at) {
-  return {.node = text(in.node(), at / "node"), .log_bytes_max = byte_count(in.log_bytes_max(), at / "log_bytes_max")};
+  return {.node = text(in.node(), at / "node"),
+          .log_bytes_max = byte_count(in.log_bytes_max(), at / "log_bytes_max"),
+          .address = address(in.address(), at / "address"),
+          .pid = process_number(in.pid(), at / "pid")};
 }
+
+void write(const relay_alive&, RelayAlive&) {}
+
+relay_alive read(const RelayAlive&, const place&) { return {}; }
 
 void write(const log_reserved& from, LogReserved& to) { to.set_job(from.job); }
 
@@ -47,6 +61,13 @@ log_refused read(const LogRefused& in, const place& at) {
           .bytes_asked = byte_count(in.bytes_asked(), at / "bytes_asked"),
           .bytes_free = byte_count(in.bytes_free(), at / "bytes_free")};
 }
+
+void write(const log_failed& from, LogFailed& to) {
+  to.set_job(from.job);
+  write(from.why, *to.mutable_why());
+}
+
+log_failed read(const LogFailed& in, const place& at) { return {.job = in.job(), .why = read(in.why(), at / "why")}; }
 
 }  // namespace
 }  // namespace wire
@@ -79,8 +100,10 @@ std::string encode(const relay_report& report) {
   RelayReport to;
   std::visit(overloaded{
                  [&](const relay_ready& r) { write(r, *to.mutable_relay_ready()); },
+                 [&](const relay_alive& r) { write(r, *to.mutable_relay_alive()); },
                  [&](const log_reserved& r) { write(r, *to.mutable_log_reserved()); },
                  [&](const log_refused& r) { write(r, *to.mutable_log_refused()); },
+                 [&](const log_failed& r) { write(r, *to.mutable_log_failed()); },
              },
              report);
   return to.SerializeAsString();
@@ -94,6 +117,8 @@ relay_report decode_relay_report(std::string_view bytes) {
     case in.kRelayReady: return read(in.relay_ready(), place("relay_ready"));
     case in.kLogReserved: return read(in.log_reserved(), place("log_reserved"));
     case in.kLogRefused: return read(in.log_refused(), place("log_refused"));
+    case in.kRelayAlive: return read(in.relay_alive(), place("relay_alive"));
+    case in.kLogFailed: return read(in.log_failed(), place("log_failed"));
     case in.KIND_NOT_SET: break;
   }
   refuse(at / "kind", "missing or unknown");

@@ -13,11 +13,30 @@ static_assert(FAULT_CODE_INTERNAL == static_cast<int>(fault_code::internal) + 1)
 
 // ---- coordinator to worker ----
 
+void write(const job_routes& from, JobRoutes& to) {
+  for (const auto& rank : from.ranks) {
+    auto& entry = *to.add_ranks();
+    entry.set_address(rank.address);
+    entry.set_attempt(rank.attempt);
+  }
+  to.set_relay(from.relay);
+}
+
+job_routes read(const JobRoutes& in, const place& at) {
+  job_routes routes;
+  for (int i = 0; i < in.ranks_size(); ++i) {
+    const auto& entry = in.ranks(i);
+    routes.ranks.push_back({address(entry.address(), at.item("ranks", i) / "address"), entry.attempt()});
+  }
+  routes.relay = address(in.relay(), at / "relay");
+  return routes;
+}
+
 void write(const assign_shard& from, AssignShard& to) {
   to.set_job(from.job);
   to.set_rank(from.rank);
-  to.set_attempt(from.attempt);
   write(from.plan, *to.mutable_plan());
+  write(from.routes, *to.mutable_routes());
   to.set_report_chosen_units(from.report_chosen_units);
 }
 
@@ -26,7 +45,10 @@ assign_shard read(const AssignShard& in, const place& at) {
   assign.job = in.job();
   assign.plan = read(in.plan(), at / "plan");
   assign.rank = within(in.rank(), 0, assign.plan.ranks() - 1, at / "rank");
-  assign.attempt = in.attempt();
+  assign.routes = read(in.routes(), at / "routes");
+  if (assign.routes.ranks.size() != assign.plan.shards.size()) {
+    refuse(at / "routes", fmt::format("{} places for {} ranks", assign.routes.ranks.size(), assign.plan.shards.size()));
+  }
   assign.report_chosen_units = in.report_chosen_units();
   return assign;
 }
@@ -91,13 +113,30 @@ void write(const worker_ready& from, WorkerReady& to) {
   to.set_device(from.device);
   to.set_kernel_class(from.kernel_class);
   to.set_memory_bytes(from.memory_bytes);
+  to.set_address(from.address);
+  to.set_pid(from.pid);
 }
 
 worker_ready read(const WorkerReady& in, const place& at) {
   return {.node = text(in.node(), at / "node"),
           .device = text(in.device(), at / "device"),
           .kernel_class = text(in.kernel_class(), at / "kernel_class"),
-          .memory_bytes = byte_count(in.memory_bytes(), at / "memory_bytes")};
+          .memory_bytes = byte_count(in.memory_bytes(), at / "memory_bytes"),
+          .address = address(in.address(), at / "address"),
+          .pid = process_number(in.pid(), at / "pid")};
+}
+
+void write(const worker_alive&, WorkerAlive&) {}
+
+worker_alive read(const WorkerAlive&, const place&) { return {}; }
+
+void write(const shard_ready& from, ShardReady& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+}
+
+shard_ready read(const ShardReady& in, const place& at) {
+  return {.job = in.job(), .rank = rank(in.rank(), at / "rank")};
 }
 
 void write(const shard_finished& from, ShardFinished& to) {
@@ -190,6 +229,7 @@ void write(const shard_timings& from, ShardTimings& to) {
   append(from.phase_s, *to.mutable_phase_s());
   to.set_compute_s(from.compute_s);
   to.set_wait_s(from.wait_s);
+  to.set_exposed_wait_s(from.exposed_wait_s);
   to.set_total_s(from.total_s);
   to.set_bytes_sent(from.bytes_sent);
   to.set_bytes_received(from.bytes_received);
@@ -205,6 +245,7 @@ shard_timings read(const ShardTimings& in, const place& at) {
   }
   timings.compute_s = seconds(in.compute_s(), at / "compute_s");
   timings.wait_s = seconds(in.wait_s(), at / "wait_s");
+  timings.exposed_wait_s = seconds(in.exposed_wait_s(), at / "exposed_wait_s");
   timings.total_s = seconds(in.total_s(), at / "total_s");
   timings.bytes_sent = byte_count(in.bytes_sent(), at / "bytes_sent");
   timings.bytes_received = byte_count(in.bytes_received(), at / "bytes_received");
@@ -299,6 +340,8 @@ std::string encode(const worker_report& report) {
   WorkerReport to;
   std::visit(overloaded{
                  [&](const worker_ready& r) { write(r, *to.mutable_worker_ready()); },
+                 [&](const worker_alive& r) { write(r, *to.mutable_worker_alive()); },
+                 [&](const shard_ready& r) { write(r, *to.mutable_shard_ready()); },
                  [&](const shard_progress& r) { write(r, *to.mutable_shard_progress()); },
                  [&](const shard_finished& r) { write(r, *to.mutable_shard_finished()); },
                  [&](const chosen_units& r) { write(r, *to.mutable_chosen_units()); },
@@ -318,6 +361,8 @@ worker_report decode_worker_report(std::string_view bytes) {
   const auto in = parse<WorkerReport>(bytes, at);
   switch (in.kind_case()) {
     case in.kWorkerReady: return read(in.worker_ready(), place("worker_ready"));
+    case in.kWorkerAlive: return read(in.worker_alive(), place("worker_alive"));
+    case in.kShardReady: return read(in.shard_ready(), place("shard_ready"));
     case in.kShardProgress: return read(in.shard_progress(), place("shard_progress"));
     case in.kShardFinished: return read(in.shard_finished(), place("shard_finished"));
     case in.kChosenUnits: return read(in.chosen_units(), place("chosen_units"));

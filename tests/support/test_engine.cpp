@@ -10,6 +10,7 @@
 #include "runtime/decode/decode_pass.hpp"
 #include "runtime/plan/plan_costs.hpp"
 #include "runtime/prefill/prefill_pass.hpp"
+#include "tests/support/routes.hpp"
 
 namespace baton {
 namespace {
@@ -97,7 +98,7 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
       runner r;
       r.job = j;
       r.rank = shard.rank;
-      r.network = door->join(j + 1, shard.rank, plan.ranks(), 0);
+      r.network = door->join(j + 1, shard.rank, routes_of(plan.ranks()));
       const auto tokens = tokens_of(shard, jobs[j].document, jobs[j].query);
       r.prefill = std::make_unique<prefill_pass>(device, plan, shard.rank, j + 1, tokens.ids, *r.network, *r.progress);
       runners.push_back(std::move(r));

@@ -51,6 +51,7 @@ struct coordinator_logic_test : testing::Test {
     std::vector<to_worker> workers;
     std::vector<to_relay> relays;
     std::vector<to_client> clients;
+    std::vector<peer_id> dismissed;
 
     template <class Message>
     [[nodiscard]] std::vector<Message> said_to_client() const {
@@ -75,6 +76,7 @@ struct coordinator_logic_test : testing::Test {
       if (auto* w = std::get_if<to_worker>(&action)) all.workers.push_back(*w);
       if (auto* r = std::get_if<to_relay>(&action)) all.relays.push_back(*r);
       if (auto* c = std::get_if<to_client>(&action)) all.clients.push_back(*c);
+      if (auto* d = std::get_if<dismiss>(&action)) all.dismissed.push_back(d->peer);
     }
     return all;
   }
@@ -84,6 +86,13 @@ struct coordinator_logic_test : testing::Test {
     submit();
     take();
     logic.relay_said(relay, log_reserved{1}, now);
+    for (int rank = 0; rank < 4; ++rank) shard_is_ready(rank);
+  }
+  void shard_is_ready(int rank) { logic.worker_said(rank < 2 ? worker_a : worker_b, shard_ready{1, rank}, now); }
+  void everybody_lives() {
+    logic.worker_said(worker_a, worker_alive{}, now);
+    logic.worker_said(worker_b, worker_alive{}, now);
+    logic.relay_said(relay, relay_alive{}, now);
   }
   void finish_shard(int rank) { logic.worker_said(rank < 2 ? worker_a : worker_b, shard_finished{1, rank, {}}, now); }
   void finish_answer(int rank) {
@@ -102,8 +111,11 @@ TEST_F(coordinator_logic_test, a_job_is_accepted_once_its_ids_are_there_and_rese
             relay_log_bytes(all.said_to_client<job_accepted>()[0].plan, model.shape));
 }
 
-TEST_F(coordinator_logic_test, every_rank_gets_its_shard_and_its_ids_and_then_one_start) {
-  reach_prefill();
+TEST_F(coordinator_logic_test, every_rank_gets_its_shard_and_its_ids_and_nobody_starts_before_all_are_ready) {
+  submit();
+  take();
+  logic.relay_said(relay, log_reserved{1}, now);
+  for (int rank = 0; rank < 3; ++rank) shard_is_ready(rank);
   const auto all = take();
   const auto assigned = all.said_to_workers<assign_shard>();
   ASSERT_EQ(assigned.size(), 4u);
@@ -113,7 +125,32 @@ TEST_F(coordinator_logic_test, every_rank_gets_its_shard_and_its_ids_and_then_on
   ASSERT_EQ(ids.size(), 4u);
   EXPECT_EQ(ids[0].second.ids.size(), 50u);
   EXPECT_EQ(ids[1].second.ids.size(), 70u);
-  EXPECT_EQ(all.said_to_workers<start_shard>().size(), 4u);
+  EXPECT_TRUE(all.said_to_workers<start_shard>().empty());
+  shard_is_ready(3);
+  EXPECT_EQ(take().said_to_workers<start_shard>().size(), 4u);
+}
+
+TEST_F(coordinator_logic_test, shards_and_relays_learn_where_everybody_is_reached) {
+  logic.worker_joined(worker_a, {"n", "d0", "cpu", 0, "address a", 11}, now);
+  logic.worker_joined(worker_b, {"m", "d1", "cpu", 0, "address b", 12}, now);
+  logic.relay_joined(relay, {"n", 1 << 20, "relay n", 13}, now);
+  logic.relay_joined(relay + 10, {"m", 1 << 20, "relay m", 14}, now);
+  submit();
+  auto all = take();
+  ASSERT_EQ(all.relays.size(), 2u);
+  for (const auto& r : all.relays) {
+    EXPECT_EQ(std::get<reserve_log>(r.command).relays,
+              (std::vector<std::string>{"relay m", "relay m", "relay n", "relay n"}));
+  }
+  logic.relay_said(relay, log_reserved{1}, now);
+  logic.relay_said(relay + 10, log_reserved{1}, now);
+  all = take();
+  const auto assigned = all.said_to_workers<assign_shard>();
+  ASSERT_EQ(assigned.size(), 4u);
+  EXPECT_EQ(assigned[0].second.routes.ranks.at(3).address, "address a");
+  EXPECT_EQ(assigned[3].second.routes.ranks.at(0).address, "address b");
+  EXPECT_EQ(assigned[0].second.routes.relay, "relay m");
+  EXPECT_EQ(assigned[3].second.routes.relay, "relay n");
 }
 
 TEST_F(coordinator_logic_test, the_question_is_asked_when_the_last_shard_is_done_and_tokens_go_on_by_index) {
@@ -161,19 +198,73 @@ TEST_F(coordinator_logic_test, a_dead_worker_fails_its_jobs_with_rank_device_and
   EXPECT_EQ(released[0].first, worker_a);
 }
 
-TEST_F(coordinator_logic_test, a_silent_worker_is_given_up_but_only_while_it_has_work) {
-  now = 1000;
-  logic.tick(now);
-  EXPECT_TRUE(take().clients.empty());
-  EXPECT_EQ(logic.workers(), 2u);
+TEST_F(coordinator_logic_test, a_silent_worker_fails_its_jobs_and_is_told_to_end) {
   reach_prefill();
   take();
-  logic.worker_said(worker_a, shard_progress{1, 0, 0, 0, -1, 1}, now + 4);
-  logic.tick(now + 5.5);
-  const auto failed = take().said_to_client<job_failed>();
+  for (; now < 104; now += 0.1) logic.tick(now);
+  logic.worker_said(worker_a, shard_progress{1, 0, 0, 0, -1, 1}, now);
+  logic.relay_said(relay, relay_alive{}, now);
+  EXPECT_TRUE(take().said_to_client<job_failed>().empty());
+  for (; now < 105.5; now += 0.1) logic.tick(now);
+  const auto all = take();
+  const auto failed = all.said_to_client<job_failed>();
   ASSERT_EQ(failed.size(), 1u);
   EXPECT_THAT(failed[0].why.what, HasSubstr("silent for 5.0 s"));
   EXPECT_THAT(failed[0].why.where, HasSubstr("device n/d1"));
+  EXPECT_EQ(all.dismissed, std::vector{worker_b});
+  EXPECT_EQ(logic.workers(), 1u);
+}
+
+TEST_F(coordinator_logic_test, a_silent_relay_fails_the_jobs_of_its_node) {
+  reach_prefill();
+  take();
+  for (; now < 105.5; now += 0.1) {
+    logic.worker_said(worker_a, worker_alive{}, now);
+    logic.worker_said(worker_b, worker_alive{}, now);
+    logic.tick(now);
+  }
+  const auto all = take();
+  EXPECT_EQ(all.said_to_client<job_failed>().at(0).why.where, "node n");
+  EXPECT_EQ(all.dismissed, std::vector{relay});
+}
+
+TEST_F(coordinator_logic_test, a_coordinator_that_was_stopped_itself_holds_nobody_else_to_be_silent) {
+  reach_prefill();
+  for (; now < 101; now += 0.1) logic.tick(now);
+  now += 60;
+  logic.tick(now);
+  EXPECT_TRUE(take().said_to_client<job_failed>().empty());
+  EXPECT_EQ(logic.workers(), 2u);
+}
+
+TEST_F(coordinator_logic_test, a_job_whose_ranks_all_wait_has_lost_a_block_and_a_slow_one_has_not) {
+  reach_prefill();
+  finish_shard(0);
+  const auto pass_time = [&](double until, int computing) {
+    for (; now < until; now += 0.1) {
+      for (int rank = 1; rank < 4; ++rank) {
+        logic.worker_said(rank < 2 ? worker_a : worker_b,
+                          shard_progress{1, rank, 1, 0, rank == computing ? -1 : rank - 1, 7}, now);
+      }
+      logic.relay_said(relay, relay_alive{}, now);
+      logic.tick(now);
+    }
+    return take().said_to_client<job_failed>();
+  };
+  EXPECT_TRUE(pass_time(200, 2).empty());
+  EXPECT_TRUE(pass_time(229, 0).empty());
+  const auto failed = pass_time(240, 0);
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].why.code, fault_code::deadline);
+  EXPECT_THAT(failed[0].why.what, HasSubstr("a block of rank 0 is lost"));
+  EXPECT_EQ(failed[0].why.where, "rank 1, layer 1");
+}
+
+TEST_F(coordinator_logic_test, a_log_that_breaks_fails_its_job) {
+  reach_prefill();
+  take();
+  logic.relay_said(relay, log_failed{1, {fault_code::out_of_memory, "no space left on device", "/tmp"}}, now);
+  EXPECT_EQ(take().said_to_client<job_failed>().at(0).why.where, "/tmp (node n)");
 }
 
 TEST_F(coordinator_logic_test, a_failed_shard_ends_the_job_once) {

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/routes.hpp"
+
 namespace baton {
 namespace {
 
@@ -43,28 +45,34 @@ struct worker_logic_test : testing::Test {
   std::vector<worker_action> actions;
 };
 
-TEST_F(worker_logic_test, a_shard_starts_with_all_its_ids_in_order) {
-  logic.coordinator_said(assign_shard{5, 1, 0, plan_of_two(), true});
+TEST_F(worker_logic_test, a_shard_is_prepared_with_all_its_ids_in_order_and_starts_when_told) {
+  logic.coordinator_said(assign_shard{5, 1, plan_of_two(), routes_of(2), true});
   logic.coordinator_said(shard_ids{5, 1, 0, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}});
   logic.coordinator_said(shard_ids{5, 1, 12, {13, 14, 15, 16, 17, 18, 19, 20}});
   take();
-  EXPECT_TRUE(actions.empty());
+  ASSERT_EQ(commanded<prepare_prefill>().size(), 1u);
+  const auto shard = commanded<prepare_prefill>()[0];
+  EXPECT_EQ(shard.job, 5u);
+  EXPECT_EQ(shard.ids.size(), 20u);
+  EXPECT_EQ(shard.ids[12], 13);
+  EXPECT_TRUE(shard.keep_chosen_units);
+  EXPECT_EQ(shard.routes, routes_of(2));
+  EXPECT_TRUE(reported<shard_ready>().empty());
+  logic.device_said(shard_prepared{5, 1});
+  take();
+  EXPECT_EQ(reported<shard_ready>(), (std::vector{shard_ready{5, 1}}));
   logic.coordinator_said(start_shard{5, 1});
   take();
   ASSERT_EQ(commanded<start_prefill>().size(), 1u);
-  const auto start = commanded<start_prefill>()[0];
-  EXPECT_EQ(start.job, 5u);
-  EXPECT_EQ(start.ids.size(), 20u);
-  EXPECT_EQ(start.ids[12], 13);
-  EXPECT_TRUE(start.keep_chosen_units);
+  EXPECT_EQ(commanded<start_prefill>()[0].rank, 1);
 }
 
 TEST_F(worker_logic_test, missing_and_misplaced_ids_fail_the_shard) {
-  logic.coordinator_said(assign_shard{5, 1, 0, plan_of_two(), false});
+  logic.coordinator_said(assign_shard{5, 1, plan_of_two(), routes_of(2), false});
   logic.coordinator_said(shard_ids{5, 1, 3, {1}});
   take();
   EXPECT_THAT(reported<shard_failed>().at(0).why.what, testing::HasSubstr("token ids at 3 came where 0 of 20"));
-  logic.coordinator_said(assign_shard{5, 1, 0, plan_of_two(), false});
+  logic.coordinator_said(assign_shard{5, 1, plan_of_two(), routes_of(2), false});
   logic.coordinator_said(shard_ids{5, 1, 0, {1}});
   logic.coordinator_said(start_shard{5, 1});
   take();
@@ -73,13 +81,13 @@ TEST_F(worker_logic_test, missing_and_misplaced_ids_fail_the_shard) {
 }
 
 TEST_F(worker_logic_test, a_release_forgets_ids_that_were_still_coming) {
-  logic.coordinator_said(assign_shard{5, 1, 0, plan_of_two(), false});
+  logic.coordinator_said(assign_shard{5, 1, plan_of_two(), routes_of(2), false});
   logic.coordinator_said(release_job{5});
   logic.coordinator_said(shard_ids{5, 1, 0, std::vector<std::int32_t>(20)});
   logic.coordinator_said(start_shard{5, 1});
   take();
   EXPECT_EQ(commanded<drop_job>().size(), 1u);
-  EXPECT_TRUE(commanded<start_prefill>().empty());
+  EXPECT_TRUE(commanded<prepare_prefill>().empty());
   logic.device_said(job_dropped{5});
   take();
   EXPECT_EQ(reported<job_released>().size(), 1u);

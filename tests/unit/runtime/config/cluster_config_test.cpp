@@ -81,7 +81,7 @@ TEST(cluster_config, fills_in_every_default) {
   EXPECT_EQ(config.nodes[0].devices[0],
             (cpu_device_config{.name = "cpu0", .threads = 0, .cores = {}, .memory_bytes = 0}));
   EXPECT_EQ(config.positions_max, 0);
-  EXPECT_EQ(config.timeouts, (timeouts_config{100, 10'000, 60'000, 5'000}));
+  EXPECT_EQ(config.timeouts, (timeouts_config{100, 1'500, 30'000, 60'000, 5'000}));
 }
 
 TEST(cluster_config, reads_every_key) {
@@ -108,7 +108,7 @@ nodes:
       - {threads: auto, memory: auto}
   - devices: [{}]
 limits: {positions_max: 65536}
-timeouts: {progress: 50ms, silence: 2s, startup: 1min, shutdown: 300ms}
+timeouts: {progress: 50ms, silence: 2s, exchange: 9s, startup: 1min, shutdown: 300ms}
 )");
   EXPECT_EQ(config.model.precision, element_type::f32);
   EXPECT_EQ(config.model.prompt.name, "chatml");

@@ -147,7 +147,8 @@ limits:
   positions_max: auto
 timeouts:
   progress: 100ms
-  silence: 10s
+  silence: 1500ms
+  exchange: 30s
   startup: 1min
   shutdown: 5s
 )");

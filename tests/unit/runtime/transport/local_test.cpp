@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/fault.hpp"
+#include "tests/support/routes.hpp"
 
 namespace baton {
 namespace {
@@ -26,21 +27,25 @@ std::vector<std::byte> bytes_of_rank(int rank, std::size_t count) {
   return bytes;
 }
 
+block_route route_of(block_phase phase) {
+  return phase == block_phase::prefill ? block_route::relayed : block_route::direct;
+}
+
 struct local_transport_test : testing::Test {
   relay_log log{1 << 20};
   local_network network{log};
   void SetUp() override { ASSERT_TRUE(log.reserve(1, 1 << 20)); }
 
   static outgoing_block out(block_phase phase, int source, std::span<const std::byte> bytes, rank_range targets) {
-    return {key_of(phase, source), {bytes}, targets};
+    return {key_of(phase, source), {bytes}, targets, route_of(phase)};
   }
 };
 
 TEST_F(local_transport_test, a_transfer_is_done_when_all_blocks_have_arrived_in_any_order) {
   const auto door = network.make_endpoint();
-  const auto r0 = door->join(1, 0, 3, 0);
-  const auto r1 = door->join(1, 1, 3, 0);
-  const auto r2 = door->join(1, 2, 3, 0);
+  const auto r0 = door->join(1, 0, routes_of(3));
+  const auto r1 = door->join(1, 1, routes_of(3));
+  const auto r2 = door->join(1, 2, routes_of(3));
   std::vector<std::byte> from0(5), from1(7);
   const std::vector<incoming_block> wanted{{key_of(block_phase::prefill, 0), {from0}},
                                            {key_of(block_phase::prefill, 1), {from1}}};
@@ -61,22 +66,23 @@ TEST_F(local_transport_test, a_transfer_is_done_when_all_blocks_have_arrived_in_
 
 TEST_F(local_transport_test, compressed_blocks_stay_in_the_log_and_partial_results_do_not) {
   const auto door = network.make_endpoint();
-  const auto r0 = door->join(1, 0, 2, 0);
-  const auto r1 = door->join(1, 1, 2, 0);
+  const auto r0 = door->join(1, 0, routes_of(2));
+  const auto r1 = door->join(1, 1, routes_of(2));
   const auto bytes = bytes_of_rank(0, 16);
   static_cast<void>(r0->exchange(std::vector{out(block_phase::prefill, 0, bytes, {1, 2})}, {}));
   static_cast<void>(r0->exchange(std::vector{out(block_phase::query, 0, bytes, {0, 2})}, {}));
   EXPECT_TRUE(log.holds(key_of(block_phase::prefill, 0)));
   EXPECT_FALSE(log.holds(key_of(block_phase::query, 0)));
   std::vector<std::byte> got(16);
-  auto direct = r1->exchange({}, std::vector<incoming_block>{{key_of(block_phase::query, 0), {got}}});
+  auto direct =
+      r1->exchange({}, std::vector<incoming_block>{{key_of(block_phase::query, 0), {got}, block_route::direct}});
   EXPECT_TRUE(direct.done());
   EXPECT_EQ(got, bytes);
 }
 
 TEST_F(local_transport_test, an_abort_throws_cancelled_and_wakes_the_sleeper) {
   const auto door = network.make_endpoint();
-  const auto r1 = door->join(1, 1, 2, 0);
+  const auto r1 = door->join(1, 1, routes_of(2));
   std::vector<std::byte> got(4);
   auto passing = r1->exchange({}, std::vector<incoming_block>{{key_of(block_phase::prefill, 0), {got}}});
   std::jthread stopper([&] { r1->abort(); });
@@ -99,9 +105,9 @@ TEST_F(local_transport_test, a_wait_ends_at_its_deadline) {
 
 TEST_F(local_transport_test, a_damaged_block_throws_corruption_at_the_receiver) {
   const auto door = network.make_endpoint();
-  const auto r1 = door->join(1, 1, 2, 0);
+  const auto r1 = door->join(1, 1, routes_of(2));
   block damaged;
-  damaged.bytes = bytes_of_rank(0, 8);
+  damaged.bytes.assign(8, std::byte{7});
   damaged.checksum = checksum_of(damaged.bytes) + 1;
   log.put(key_of(block_phase::prefill, 0), std::move(damaged));
   std::vector<std::byte> got(8);
@@ -118,7 +124,7 @@ TEST_F(local_transport_test, ranks_on_their_own_threads_exchange_all_to_all_in_r
   std::vector<std::unique_ptr<transport>> transports;
   for (int rank = 0; rank < ranks; ++rank) {
     doors.push_back(network.make_endpoint());
-    transports.push_back(doors.back()->join(1, rank, ranks, 0));
+    transports.push_back(doors.back()->join(1, rank, routes_of(ranks)));
   }
   for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
@@ -128,12 +134,16 @@ TEST_F(local_transport_test, ranks_on_their_own_threads_exchange_all_to_all_in_r
         std::vector<incoming_block> wanted;
         for (int source = 0; source < ranks; ++source) {
           if (source != rank)
-            wanted.push_back({key_of(block_phase::decode, source, round), {got[static_cast<std::size_t>(source)]}});
+            wanted.push_back({key_of(block_phase::decode, source, round),
+                              {got[static_cast<std::size_t>(source)]},
+                              block_route::direct});
         }
         if (random() % 2) std::this_thread::sleep_for(std::chrono::microseconds(random() % 200));
         const auto mine = bytes_of_rank(rank + round, 64);
         auto moving = transports[static_cast<std::size_t>(rank)]->exchange(
-            std::vector<outgoing_block>{{key_of(block_phase::decode, rank, round), {mine}, {0, ranks}}}, wanted);
+            std::vector<outgoing_block>{
+                {key_of(block_phase::decode, rank, round), {mine}, {0, ranks}, block_route::direct}},
+            wanted);
         while (!moving.done()) doors[static_cast<std::size_t>(rank)]->wait(std::chrono::steady_clock::now() + 5s);
         for (int source = 0; source < ranks; ++source) {
           if (source != rank && got[static_cast<std::size_t>(source)] == bytes_of_rank(source + round, 64)) ++right;

@@ -153,7 +153,9 @@ inline assign_shard draw() {
   command.job = any<job_id>();
   command.plan = draw<job_plan>();
   command.rank = between(0, command.plan.ranks() - 1);
-  command.attempt = any<std::uint32_t>();
+  for (int rank = 0; rank < command.plan.ranks(); ++rank)
+    command.routes.ranks.push_back({any<std::string>(), any<std::uint32_t>()});
+  command.routes.relay = any<std::string>();
   command.report_chosen_units = any<bool>();
   return command;
 }
@@ -191,6 +193,7 @@ inline shard_timings draw() {
   std::ranges::generate(timings.phase_s, drawn_seconds);
   timings.compute_s = drawn_seconds();
   timings.wait_s = drawn_seconds();
+  timings.exposed_wait_s = drawn_seconds();
   timings.total_s = drawn_seconds();
   timings.bytes_sent = drawn_bytes();
   timings.bytes_received = drawn_bytes();
@@ -199,7 +202,17 @@ inline shard_timings draw() {
 
 template <>
 inline worker_ready draw() {
-  return {drawn_text(), drawn_text(), drawn_text(), drawn_bytes()};
+  return {drawn_text(), drawn_text(), drawn_text(), drawn_bytes(), any<std::string>(), drawn_count()};
+}
+
+template <>
+inline worker_alive draw() {
+  return {};
+}
+
+template <>
+inline shard_ready draw() {
+  return {any<job_id>(), drawn_rank()};
 }
 
 template <>
@@ -250,7 +263,7 @@ inline job_released draw() {
 
 template <>
 inline reserve_log draw() {
-  return {any<job_id>(), drawn_bytes()};
+  return {any<job_id>(), drawn_bytes(), drawn_list<std::string>(5, any<std::string>)};
 }
 
 template <>
@@ -260,7 +273,17 @@ inline release_log draw() {
 
 template <>
 inline relay_ready draw() {
-  return {drawn_text(), drawn_bytes()};
+  return {drawn_text(), drawn_bytes(), any<std::string>(), drawn_count()};
+}
+
+template <>
+inline relay_alive draw() {
+  return {};
+}
+
+template <>
+inline log_failed draw() {
+  return {any<job_id>(), draw<failure>()};
 }
 
 template <>

@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/plan/job_plan.hpp"
+#include "tests/support/routes.hpp"
 #include "tests/unit/runtime/wire/conversation.hpp"
 
 namespace baton {
@@ -28,7 +29,7 @@ job_plan valid_plan() {
 
 std::string refused_at(const job_plan& plan) {
   const std::string message = "message assign_shard, field plan.";
-  const auto where = refused_at<worker_command>(assign_shard{1, 0, 0, plan, false});
+  const auto where = refused_at<worker_command>(assign_shard{1, 0, plan, routes_of(plan.ranks()), false});
   return where.starts_with(message) ? where.substr(message.size()) : where;
 }
 

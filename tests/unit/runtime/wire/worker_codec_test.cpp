@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/wire/worker.pb.h"
+#include "tests/support/routes.hpp"
 #include "tests/unit/runtime/wire/conversation.hpp"
 
 namespace baton {
@@ -32,7 +33,9 @@ job_plan plan_of_two() {
 }
 
 TEST(worker_codec, refuses_a_rank_outside_its_plan) {
-  const auto at = [](int rank) { return refused_at<worker_command>(assign_shard{1, rank, 0, plan_of_two(), false}); };
+  const auto at = [](int rank) {
+    return refused_at<worker_command>(assign_shard{1, rank, plan_of_two(), routes_of(2), false});
+  };
   EXPECT_EQ(at(1), "");
   EXPECT_EQ(at(2), "message assign_shard, field rank");
   EXPECT_EQ(at(-1), "message assign_shard, field rank");
