@@ -10,9 +10,9 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "actors/cluster.hpp"
 #include "actors/job_client.hpp"
 #include "actors/job_input.hpp"
-#include "actors/local_cluster.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/model/detokenizer.hpp"
 #include "runtime/observe/dump.hpp"
@@ -24,9 +24,8 @@
 namespace baton {
 namespace {
 
+using actors::cluster_devices;
 using actors::job_client;
-using actors::local_cluster;
-using actors::local_devices;
 
 volatile std::sig_atomic_t interrupted = 0;
 
@@ -44,7 +43,7 @@ struct prepared_run {
   checkpoint model;
   std::optional<tokenizer> words;
   prompt input;
-  local_devices devices;
+  cluster_devices devices;
 };
 
 prepared_run prepare(const run_options& options) {
@@ -59,7 +58,7 @@ prepared_run prepare(const run_options& options) {
     if (!options.tokens) throw;
   }
   auto input = read_prompt(options, config, model.config(), words ? &*words : nullptr);
-  local_devices devices(config);
+  cluster_devices devices(config);
   return {std::move(config), std::move(model), std::move(words), std::move(input), std::move(devices)};
 }
 
@@ -90,25 +89,26 @@ costed_plan plan_of(prepared_run& run, const job_options& job) {
 
 /// Room for the largest of the plans on each device, or what the configuration sets. Refused before anything is loaded.
 std::vector<std::int64_t> arenas_for(const prepared_run& run, std::span<const costed_plan> plans) {
-  const auto& node = run.config.nodes.front();
   std::vector<std::int64_t> arenas;
-  for (const auto& device : node.devices) {
-    std::int64_t needed = 0;
-    for (const auto& p : plans) {
-      for (const auto& cost : p.costs.devices) {
-        if (cost.device == device.name) needed = std::max(needed, cost.arena_bytes());
+  for (const auto& node : run.config.nodes) {
+    for (const auto& device : node.devices) {
+      std::int64_t needed = 0;
+      for (const auto& p : plans) {
+        for (const auto& cost : p.costs.devices) {
+          if (cost.node == node.name && cost.device == device.name) needed = std::max(needed, cost.arena_bytes());
+        }
       }
+      // Extents are rounded up and answers come while other pieces are still lent.
+      needed += needed / 64 + (std::int64_t{1} << 20);
+      if (device.memory_bytes > 0 && needed > device.memory_bytes) {
+        throw fault(fault_code::bad_input,
+                    fmt::format("the job needs {} of KV and workspace there, memory is {}; raise it, add devices, or "
+                                "shorten the document",
+                                format_bytes(needed), format_bytes(device.memory_bytes)),
+                    fmt::format("device {}/{}", node.name, device.name));
+      }
+      arenas.push_back(device.memory_bytes > 0 ? device.memory_bytes : needed);
     }
-    // Extents are rounded up and answers come while other pieces are still lent.
-    needed += needed / 64 + (std::int64_t{1} << 20);
-    if (device.memory_bytes > 0 && needed > device.memory_bytes) {
-      throw fault(fault_code::bad_input,
-                  fmt::format("the job needs {} of KV and workspace there, memory is {}; raise it, add devices, or "
-                              "shorten the document",
-                              format_bytes(needed), format_bytes(device.memory_bytes)),
-                  fmt::format("device {}/{}", node.name, device.name));
-    }
-    arenas.push_back(device.memory_bytes > 0 ? device.memory_bytes : needed);
   }
   return arenas;
 }
@@ -133,8 +133,8 @@ struct finished_job {
 };
 
 /// Submits one job and follows it to its end. Throws fault: bad_input where the coordinator refuses it.
-finished_job follow(local_cluster& cluster, const prepared_run& run, const job_options& job, bool dump, run_view& view,
-                    const plan_costs& costs) {
+finished_job follow(actors::cluster& cluster, const prepared_run& run, const job_options& job, bool dump,
+                    run_view& view, const plan_costs& costs) {
   job_client client(cluster.system(), cluster.coordinator());
   submit_job request;
   request.request_id = "run-" + job.strategy;
@@ -237,10 +237,10 @@ int run_command(const run_options& options) {
     if (!run->words) view.message("no tokenizer could be loaded: the answer has ids and no text");
     std::int64_t positions = 0;
     for (const auto& job : jobs) positions = std::max(positions, positions_needed(*run, job));
-    local_cluster cluster(run->config, run->model, run->devices, arenas, positions);
+    const auto cluster = actors::start_cluster(run->config, run->model, run->devices, arenas, positions);
     std::vector<finished_job> done;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
-      done.push_back(follow(cluster, *run, jobs[i], options.dump && i == 0, view, plans[i].costs));
+      done.push_back(follow(*cluster, *run, jobs[i], options.dump && i == 0, view, plans[i].costs));
       if (!options.quiet) fmt::print("\n{}", table(done.back().result));
       std::fflush(stdout);
     }

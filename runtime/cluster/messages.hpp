@@ -221,7 +221,14 @@ struct log_failed {
 
   bool operator==(const log_failed&) const = default;
 };
-using relay_report = std::variant<relay_ready, relay_alive, log_reserved, log_refused, log_failed>;
+/// A worker process of the node has ended.
+struct worker_ended {
+  std::string device;
+  std::string how;  ///< "killed by signal 9 (Killed)"
+
+  bool operator==(const worker_ended&) const = default;
+};
+using relay_report = std::variant<relay_ready, relay_alive, log_reserved, log_refused, log_failed, worker_ended>;
 
 // ---- client and coordinator ----
 

@@ -32,7 +32,7 @@ struct local_cluster_test : testing::Test {
   temporary_directory folder;
   cluster_config config;
   std::optional<checkpoint> model;
-  std::optional<local_devices> devices;
+  std::optional<cluster_devices> devices;
   std::optional<local_cluster> cluster;
   std::vector<std::int32_t> document = random_ids(600, 1);
   std::vector<std::int32_t> query = random_ids(9, 2);
@@ -57,6 +57,7 @@ struct local_cluster_test : testing::Test {
     config.job.passing_tokens = 16;
     config.job.max_new_tokens = 6;
     config.timeouts.progress_ms = 10;
+    config.timeouts.silence_ms = 30'000;  // nobody here is to be given up because the machine is busy
     model.emplace(checkpoint::open(folder.path()));
     devices.emplace(config);
     const std::vector<std::int64_t> arenas{std::int64_t{400} << 20, std::int64_t{400} << 20};

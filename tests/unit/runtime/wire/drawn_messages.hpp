@@ -296,6 +296,11 @@ inline log_refused draw() {
   return {any<job_id>(), drawn_bytes(), drawn_bytes()};
 }
 
+template <>
+inline worker_ended draw() {
+  return {drawn_text(), drawn_text()};
+}
+
 // ---- client.proto ----
 
 template <>
