@@ -23,7 +23,7 @@ enum class message_kind : std::uint8_t {
 
 struct message {
   message_kind kind = message_kind::want;
-  std::uint64_t delivery = 0;  ///< the sender's number, from 1 up, for what is to be acknowledged; 0: nothing is
+  std::uint64_t delivery = 0;  ///< the sender's number for this receiver, from 1 up; 0: nothing is to be acknowledged
   block_key key;
   rank_range targets;                    ///< who is to get the block
   std::shared_ptr<const block> payload;  ///< null: none
