@@ -4,6 +4,7 @@
 
 #include "actors/actor_config.hpp"
 #include "actors/cluster.hpp"
+#include "actors/event_inbox.hpp"
 #include "runtime/device/model_weights.hpp"
 #include "runtime/relay/relay.hpp"
 #include "runtime/transport/local.hpp"

@@ -84,7 +84,7 @@ class worker_processes {
 };
 
 int run_node(const process_options& options) {
-  const actors::process_end end;
+  actors::process_end end;
   const auto config = load_cluster_config(options.config);
   const auto& node = node_of(config, options.node);
   const auto where = actors::parse_coordinator_address(options.coordinator);
@@ -114,7 +114,7 @@ int run_node(const process_options& options) {
 
 }  // namespace
 
-int node_command(const process_options& options) {
+int node_agent_main(const process_options& options) {
   try {
     return run_node(options);
   } catch (const fault& why) {

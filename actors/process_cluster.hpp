@@ -24,7 +24,7 @@ class process_cluster final : public cluster {
   [[nodiscard]] const coordinator_actor& coordinator() const override { return coordinator_; }
 
  private:
-  struct agent {
+  struct node_agent {
     std::string node;
     child_process process;
   };
@@ -37,7 +37,7 @@ class process_cluster final : public cluster {
   actor_config actor_config_;
   std::unique_ptr<caf::actor_system> system_;
   coordinator_actor coordinator_;
-  std::vector<agent> agents_;
+  std::vector<node_agent> agents_;
 };
 
 }  // namespace baton::actors

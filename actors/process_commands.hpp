@@ -15,9 +15,9 @@ struct process_options {
 
 /// `baton node`: a node agent. It holds the node's KV relay, starts a worker process for each device, and ends, with its workers, when
 /// the coordinator does or when it is asked to. Returns the exit code.
-int node_command(const process_options& options);
+int node_agent_main(const process_options& options);
 
 /// `baton worker`: one device's rank worker. It ends when the coordinator does or when it is asked to.
-int worker_command(const process_options& options);
+int rank_worker_main(const process_options& options);
 
 }  // namespace baton

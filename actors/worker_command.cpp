@@ -53,7 +53,7 @@ int run_worker(const process_options& options) {
 
 }  // namespace
 
-int worker_command(const process_options& options) {
+int rank_worker_main(const process_options& options) {
   try {
     return run_worker(options);
   } catch (const fault& why) {
