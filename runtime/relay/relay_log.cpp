@@ -1,6 +1,5 @@
 #include "runtime/relay/relay_log.hpp"
 
-#include <cstring>
 #include <utility>
 
 #include <fmt/format.h>
@@ -79,23 +78,6 @@ std::int64_t relay_log::bytes() const {
 std::int64_t relay_log::bytes_reserved() const {
   const std::lock_guard lock(mutex_);
   return reserved_;
-}
-
-void copy_block(const block_key& key, const block& from, std::span<const std::span<std::byte>> parts) {
-  std::size_t wanted = 0;
-  for (const auto& part : parts) wanted += part.size();
-  if (wanted != from.bytes.size()) {
-    throw fault(fault_code::corruption,
-                fmt::format("a block of {} bytes came where the plan says {}", from.bytes.size(), wanted),
-                describe(key));
-  }
-  if (checksum_of(from.bytes) != from.checksum)
-    throw fault(fault_code::corruption, "the checksum does not match", describe(key));
-  const std::byte* at = from.bytes.data();
-  for (const auto& part : parts) {
-    if (!part.empty()) std::memcpy(part.data(), at, part.size());
-    at += part.size();
-  }
 }
 
 }  // namespace baton
