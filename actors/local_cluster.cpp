@@ -62,7 +62,9 @@ cost_basis basis_of(local_devices& devices, const checkpoint& model, std::int64_
 local_cluster::local_cluster(const cluster_config& config, const checkpoint& model, local_devices& devices,
                              std::span<const std::int64_t> arena_bytes, std::int64_t positions)
     : weights_(devices.kernels(0), model),
-      log_(config.nodes.front().relay.log_bytes_max),
+      log_({.memory_bytes_max = config.nodes.front().relay.log_memory_bytes,
+            .disk_bytes_max = config.nodes.front().relay.log_disk_bytes,
+            .disk_directory = config.nodes.front().relay.log_directory}),
       network_(log_),
       actor_config_(std::make_unique<actor_config>()),
       system_(std::make_unique<caf::actor_system>(*actor_config_)) {

@@ -187,7 +187,8 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
     fail(refused->job,
          {fault_code::out_of_memory,
           fmt::format(
-              "the relay's log has {} bytes free, the job needs {}; raise relay.log_memory or lower passing-tokens",
+              "the relay's log has {} bytes free, the job needs {}; raise relay.log_memory or relay.log_disk, or lower "
+              "passing-tokens",
               refused->bytes_free, refused->bytes_asked),
           "node " + node});
   } else if (const auto* broken = std::get_if<log_failed>(&report)) {

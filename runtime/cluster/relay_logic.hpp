@@ -1,40 +1,78 @@
 #pragma once
 
+#include <cstddef>
+#include <map>
+#include <set>
+#include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "runtime/cluster/messages.hpp"
-#include "runtime/relay/relay_log.hpp"
+#include "runtime/transport/messenger.hpp"
 
 namespace baton {
 
-/// Decides what a KV relay does: admits whole logs and drops them. Blocks themselves come and go through the transport, which
-/// fills the same log. Events in, actions out; no CAF, no clock. One thread; the log, borrowed, is shared with the transport.
+/// A block of the log that is to go to another process: a `forward` to a relay or an `answer` to whoever asked.
+struct send_block {
+  std::string to;
+  message_kind kind = message_kind::answer;
+  block_key key;
+  rank_range targets;
+
+  bool operator==(const send_block&) const = default;
+};
+
+using relay_action = std::variant<relay_report, send_block>;
+
+/// Decides what a KV relay does: which blocks it keeps, to whom it sends them, what it tells the coordinator. It is told what
+/// became of the log and does not touch it. Events in, actions out; no CAF, no clock, no messenger. One thread at a time.
 class relay_logic {
  public:
-  relay_logic(std::string node, relay_log& log) : node_(std::move(node)), log_(log) {}
+  /// Wants that are remembered for one job; one that comes on top is dropped, and will be repeated.
+  static constexpr std::size_t wants_max = std::size_t{1} << 16;
 
-  [[nodiscard]] relay_ready who() const { return {node_, log_.bytes_max()}; }
+  /// `address`: this relay's on the data plane; empty where all ranks share one process.
+  explicit relay_logic(std::string address) : address_(std::move(address)) {}
 
-  void coordinator_said(const relay_command& command) {
-    if (const auto* reserve = std::get_if<reserve_log>(&command)) {
-      if (log_.reserve(reserve->job, reserve->bytes)) {
-        actions_.emplace_back(log_reserved{reserve->job});
-      } else {
-        actions_.emplace_back(log_refused{reserve->job, reserve->bytes, log_.bytes_max() - log_.bytes_reserved()});
-      }
-    } else if (const auto* release = std::get_if<release_log>(&command)) {
-      log_.release(release->job);
-    }
-  }
+  // ---- the coordinator, and what the log says to it ----
 
-  /// What is to be said to the coordinator, in order; empties the list.
-  [[nodiscard]] std::vector<relay_report> take_actions() { return std::exchange(actions_, {}); }
+  void log_reserved_for(const reserve_log& command);
+  void log_refused_for(const reserve_log& command, std::int64_t bytes_free);
+  void log_refused_for(const reserve_log& command, const fault& why);
+  /// The log of a job that was admitted cannot be kept: said once, for then the job is not known any more.
+  void log_broke(job_id job, const fault& why);
+  void job_released(job_id job) { jobs_.erase(job); }
+
+  // ---- the data plane ----
+
+  /// Whether a block is to be put into the log: neither is it there, nor is its job unknown (released, failed or never admitted).
+  [[nodiscard]] bool lacks(const block_key& key) const;
+  [[nodiscard]] bool holds(const block_key& key) const;
+  /// A block of this node's ranks is in the log now: it goes once to each other node that hosts one of `targets`, and to whoever
+  /// waits for it here.
+  void block_given(const std::string& from, const block_key& key, rank_range targets);
+  /// The same for a block of another node's ranks, which that node's relay sends to everybody.
+  void block_forwarded(const block_key& key);
+  /// Answered at once, or as soon as the block is there.
+  void block_wanted(const std::string& from, const block_key& key);
+
+  /// What is to be done now, in order; empties the list.
+  [[nodiscard]] std::vector<relay_action> take_actions() { return std::exchange(actions_, {}); }
 
  private:
-  const std::string node_;
-  relay_log& log_;
-  std::vector<relay_report> actions_;
+  struct job_entry {
+    std::vector<std::string> relays;                     ///< address of the relay of each rank's node
+    std::set<block_key> held;                            ///< in the log
+    std::map<block_key, std::set<std::string>> waiting;  ///< who asked for what is not there yet
+    std::size_t wants = 0;                               ///< in `waiting`
+  };
+
+  void keep(job_entry& job, const block_key& key);
+
+  const std::string address_;
+  std::map<job_id, job_entry> jobs_;
+  std::vector<relay_action> actions_;
 };
 
 }  // namespace baton

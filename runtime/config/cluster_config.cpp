@@ -183,7 +183,13 @@ cpu_device_config read_device(config_section& in) {
 
 relay_config read_relay(config_section& in) {
   relay_config relay;
-  in.read("log_memory", relay.log_bytes_max, config::bytes(1, 1024 * tebibyte));
+  in.read("log_memory", relay.log_memory_bytes, config::bytes(1, 1024 * tebibyte));
+  in.read("log_disk", relay.log_disk_bytes, config::bytes(0, 1024 * tebibyte));
+  in.read("log_directory", relay.log_directory, [](const config_value& value) {
+    fs::path directory = value.text();
+    if (!directory.is_absolute()) value.expected("a folder's absolute path such as /var/tmp");
+    return directory;
+  });
   return relay;
 }
 

@@ -22,8 +22,11 @@ struct cpu_device_config {
   bool operator==(const cpu_device_config&) const = default;
 };
 
+/// The compressed blocks that one node keeps.
 struct relay_config {
-  std::int64_t log_bytes_max = std::int64_t{1} << 30;  ///< compressed blocks that one node keeps
+  std::int64_t log_memory_bytes = std::int64_t{1} << 30;
+  std::int64_t log_disk_bytes = 0;                   ///< on top of the memory; 0: no disk
+  std::filesystem::path log_directory = "/var/tmp";  ///< absolute; of the disk part
 
   bool operator==(const relay_config&) const = default;
 };

@@ -71,8 +71,15 @@ std::string describe(const job_options& job) {
 }
 
 std::string describe(const node_config& node) {
-  std::string text = fmt::format("  - name: {}\n    relay:\n      log_memory: {}\n    devices:\n", in_quotes(node.name),
-                                 config::format_size(node.relay.log_bytes_max));
+  std::string text = fmt::format(
+      "  - name: {}\n"
+      "    relay:\n"
+      "      log_memory: {}\n"
+      "      log_disk: {}\n"
+      "      log_directory: {}\n"
+      "    devices:\n",
+      in_quotes(node.name), config::format_size(node.relay.log_memory_bytes),
+      config::format_size(node.relay.log_disk_bytes), in_quotes(node.relay.log_directory.string()));
   for (const auto& device : node.devices) {
     text += fmt::format(
         "      - name: {}\n"

@@ -16,6 +16,7 @@ struct device_loop::shard {
   std::unique_ptr<transport> network;
   std::unique_ptr<pass_progress> progress = std::make_unique<pass_progress>();
   std::optional<kv_shard> kv;
+  std::optional<compressed_source> source;  ///< beside `kv`
   question asked;
   std::unique_ptr<prefill_pass> prefill;
   bool started = false;
@@ -128,6 +129,28 @@ void device_loop::handle(start_answer&& command) {
   }
 }
 
+void device_loop::handle(give_again&& command) {
+  const auto found = shards_.find({command.job, command.rank});
+  if (found == shards_.end()) return;
+  auto& s = *found->second;
+  try {
+    std::optional<block> made;
+    if (s.prefill) {
+      made = s.prefill->gather_again(command.layer);
+    } else if (s.kv) {
+      made = s.source->gather_again(device_, *s.kv, command.layer);
+    }
+    if (!made) return;
+    const outgoing_block again{compressed_key(s.job, command.layer, s.rank),
+                               {made->bytes},
+                               {s.rank + 1, s.plan.ranks()},
+                               block_route::relayed};
+    static_cast<void>(s.network->exchange(std::span(&again, 1), {}));
+  } catch (const fault& why) {
+    fail(s, why);
+  }
+}
+
 void device_loop::handle(drop_job&& command) {
   {
     const std::lock_guard lock(mutex_);
@@ -160,6 +183,7 @@ bool device_loop::step(shard& s) {
         for (int layer = 0; layer < device_.config().layers; ++layer)
           done.chosen_units.push_back(s.prefill->chosen_units(layer));
       }
+      s.source.emplace(s.prefill->source());
       s.kv.emplace(s.prefill->take_shard());
       s.prefill.reset();
       on_event_(std::move(done));

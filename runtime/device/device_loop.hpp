@@ -40,11 +40,18 @@ struct start_answer {
   question asked;
   bool keep_first_logits = false;
 };
+/// Gives a layer's compressed block to the network once more, for a relay that has lost it. Nothing happens where there is none, or
+/// where it is still to be sent for the first time.
+struct give_again {
+  job_id job = 0;
+  int rank = 0;
+  int layer = 0;
+};
 /// Abandons the job's passes and drops its shards.
 struct drop_job {
   job_id job = 0;
 };
-using device_command = std::variant<prepare_prefill, start_prefill, start_answer, drop_job>;
+using device_command = std::variant<prepare_prefill, start_prefill, start_answer, give_again, drop_job>;
 
 // ---- what a device loop tells ----
 
@@ -125,6 +132,7 @@ class device_loop {
   void handle(prepare_prefill&& command);
   void handle(start_prefill&& command);
   void handle(start_answer&& command);
+  void handle(give_again&& command);
   void handle(drop_job&& command);
   /// One step of the next pass that can go on; false where none can.
   bool step_one();

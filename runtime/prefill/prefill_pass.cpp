@@ -185,12 +185,29 @@ std::int32_t* prefill_pass::chosen(int layer) const {
   return work_.chosen + layer * model_.kv_heads * share_.compressed_units;
 }
 
-std::vector<std::int32_t> prefill_pass::chosen_units(int layer) const {
+std::vector<std::int32_t> prefill_pass::chosen_of_block(int layer) const {
   std::vector<std::int32_t> indices(static_cast<std::size_t>(model_.kv_heads * share_.compressed_units));
   kernels_.download(queue_, indices.data(), chosen(layer), indices.size() * sizeof(std::int32_t));
   kernels_.synchronize(queue_);
+  return indices;
+}
+
+std::vector<std::int32_t> prefill_pass::chosen_units(int layer) const {
+  auto indices = chosen_of_block(layer);
   for (auto& index : indices) index = static_cast<std::int32_t>(share_.document_index(index));
   return indices;
+}
+
+std::optional<block> prefill_pass::gather_again(int layer) const {
+  if (layer >= layers_compressed_) return std::nullopt;
+  return gather_compressed(device_, shard_, layer, chosen_of_block(layer));
+}
+
+compressed_source prefill_pass::source() const {
+  std::vector<std::vector<std::int32_t>> chosen_by_layer(static_cast<std::size_t>(model_.layers));
+  for (int layer = 0; layer < layers_compressed_; ++layer)
+    chosen_by_layer[static_cast<std::size_t>(layer)] = chosen_of_block(layer);
+  return compressed_source(std::move(chosen_by_layer));
 }
 
 // ---- one layer, as a strategy sees it ----
@@ -235,6 +252,7 @@ kv_block layer::compress() {
                         work.selection);
   p.kernels_.gather(p.queue_, local_keys, p.chosen(index_), work.compressed_keys);
   p.kernels_.gather(p.queue_, p.shard_.values(index_), p.chosen(index_), work.compressed_values);
+  p.layers_compressed_ = index_ + 1;
   return {work.compressed_keys, work.compressed_values};
 }
 
@@ -244,10 +262,7 @@ passing_blocks layer::exchange(const kv_block& compressed, rank_range to, rank_r
   const auto bytes = [](const head_matrix& m) {
     return std::span(static_cast<std::byte*>(m.data), static_cast<std::size_t>(m.tokens * m.stride * bytes_of(m.type)));
   };
-  const auto key = [&](int source) {
-    return block_key{
-        .job = p.job_, .layer = static_cast<std::uint16_t>(index_), .source = static_cast<std::uint16_t>(source)};
-  };
+  const auto key = [&](int source) { return compressed_key(p.job_, index_, source); };
   std::vector<outgoing_block> sends;
   if (compressed.keys.tokens > 0 && !to.empty()) {
     // The block must be complete before anybody reads it.

@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "runtime/device/device_context.hpp"
 #include "runtime/device/pass.hpp"
 #include "runtime/plan/job_plan.hpp"
+#include "runtime/prefill/compressed_source.hpp"
 #include "runtime/prefill/kv_shard.hpp"
 #include "runtime/prefill/layer.hpp"
 #include "runtime/prefill/workspace.hpp"
@@ -26,6 +28,11 @@ class prefill_pass final : public pass {
   [[nodiscard]] kv_shard take_shard() { return std::move(shard_); }
   /// Document indices of the chosen units of one layer, (n_kv, units), ascending per head.
   [[nodiscard]] std::vector<std::int32_t> chosen_units(int layer) const;
+  /// Between steps: C_h of a layer as the later ranks were given it. Empty where nothing is passed on, or the layer has not come so
+  /// far, so that its block is still to be sent.
+  [[nodiscard]] std::optional<block> gather_again(int layer) const;
+  /// By which the same can be done without the pass, once step() has returned finished.
+  [[nodiscard]] compressed_source source() const;
 
  private:
   friend class layer;
@@ -43,6 +50,7 @@ class prefill_pass final : public pass {
   [[nodiscard]] head_matrix keys() const;     ///< (T, n_kv, D)
   [[nodiscard]] head_matrix values() const;   ///< (T, n_kv, D)
   [[nodiscard]] std::int32_t* chosen(int layer) const;
+  [[nodiscard]] std::vector<std::int32_t> chosen_of_block(int layer) const;
 
   device_context& device_;
   backend& kernels_;
@@ -57,6 +65,7 @@ class prefill_pass final : public pass {
   prefill_workspace work_;
   kv_shard shard_;
   causal_runs runs_;
+  int layers_compressed_ = 0;  ///< these have their indices in the workspace
 };
 
 }  // namespace baton

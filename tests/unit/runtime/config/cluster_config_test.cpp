@@ -76,7 +76,7 @@ TEST(cluster_config, fills_in_every_default) {
   EXPECT_EQ(config.job, job_options{});
   ASSERT_EQ(config.nodes.size(), 1u);
   EXPECT_EQ(config.nodes[0].name, "local");
-  EXPECT_EQ(config.nodes[0].relay.log_bytes_max, std::int64_t{1} << 30);
+  EXPECT_EQ(config.nodes[0].relay, (relay_config{std::int64_t{1} << 30, 0, "/var/tmp"}));
   ASSERT_EQ(config.nodes[0].devices.size(), 1u);
   EXPECT_EQ(config.nodes[0].devices[0],
             (cpu_device_config{.name = "cpu0", .threads = 0, .cores = {}, .memory_bytes = 0}));
@@ -102,7 +102,7 @@ job:
   seed: 42
 nodes:
   - name: a
-    relay: {log_memory: 2GiB}
+    relay: {log_memory: 2GiB, log_disk: 3TiB, log_directory: /data/log}
     devices:
       - {name: x, kind: cpu, threads: 2, cores: [4, 5], memory: 512MiB}
       - {threads: auto, memory: auto}
@@ -126,13 +126,15 @@ timeouts: {progress: 50ms, silence: 2s, exchange: 9s, startup: 1min, shutdown: 3
   EXPECT_EQ(config.job, job);
   const std::vector<node_config> nodes{
       {.name = "a",
-       .relay = {.log_bytes_max = std::int64_t{2} << 30},
+       .relay = {.log_memory_bytes = std::int64_t{2} << 30,
+                 .log_disk_bytes = std::int64_t{3} << 40,
+                 .log_directory = "/data/log"},
        .devices = {{.name = "x", .threads = 2, .cores = {4, 5}, .memory_bytes = 512 << 20},
                    {.name = "cpu1", .cores = {}}}},
       {.name = "node1", .relay = {}, .devices = {{.name = "cpu0", .cores = {}}}}};
   EXPECT_EQ(config.nodes, nodes);
   EXPECT_EQ(config.positions_max, 65536);
-  EXPECT_EQ(config.timeouts, (timeouts_config{50, 2'000, 60'000, 300}));
+  EXPECT_EQ(config.timeouts, (timeouts_config{50, 2'000, 9'000, 60'000, 300}));
 }
 
 TEST(cluster_config, reads_a_prompt_that_is_spelt_out) {
@@ -339,6 +341,11 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
       {model + "nodes: [{relay: {log_memory: 0}}]\n",
        "f.yaml:2:30: nodes[0].relay.log_memory: expected a size such as 512MiB or 2GiB, between 1 and 1024TiB, got "
        "'0'"},
+      {model + "nodes: [{relay: {log_disk: some}}]\n",
+       "f.yaml:2:28: nodes[0].relay.log_disk: expected a size such as 512MiB or 2GiB, between 0 and 1024TiB, got "
+       "'some'"},
+      {model + "nodes: [{relay: {log_directory: var/tmp}}]\n",
+       "f.yaml:2:33: nodes[0].relay.log_directory: expected a folder's absolute path such as /var/tmp, got 'var/tmp'"},
       {model + "limits: {positions_max: 0}\n",
        "f.yaml:2:25: limits.positions_max: expected a whole number between 1 and 2147483647, or auto, got '0'"},
       {model + "timeouts: {progress: 100}\n",

@@ -97,7 +97,11 @@ cluster_config drawn_config() {
   config.job.sampling.seed = *rc::gen::arbitrary<std::uint64_t>();
   config.nodes.clear();
   for (std::int64_t n = drawn(1, 3); n > 0; --n) {
-    node_config node{.name = "node-" + std::to_string(n), .relay = {drawn(1, std::int64_t{1} << 50)}, .devices = {}};
+    std::string log_directory = *any_text();
+    std::erase(log_directory, '\0');
+    node_config node{.name = "node-" + std::to_string(n),
+                     .relay = {drawn(1, std::int64_t{1} << 50), drawn(0, std::int64_t{1} << 50), "/" + log_directory},
+                     .devices = {}};
     for (std::int64_t d = drawn(1, 3); d > 0; --d) {
       cpu_device_config device{.name = std::to_string(d) + ".x_Y", .cores = {}};
       for (std::int64_t core = drawn(0, 4); core > 0; --core) device.cores.push_back(static_cast<int>(100 * core));
@@ -137,6 +141,8 @@ nodes:
   - name: "local"
     relay:
       log_memory: 1GiB
+      log_disk: 0
+      log_directory: "/var/tmp"
     devices:
       - name: "cpu0"
         kind: cpu

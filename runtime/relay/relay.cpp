@@ -1,0 +1,155 @@
+#include "runtime/relay/relay.hpp"
+
+#include <chrono>
+#include <map>
+#include <utility>
+#include <variant>
+
+#include <unistd.h>
+
+#include "kernels/fault.hpp"
+
+namespace baton {
+
+relay::relay(std::string node, relay_log& log, messenger* network, std::function<void(relay_report)> report)
+    : node_(std::move(node)),
+      log_(log),
+      network_(network),
+      report_(std::move(report)),
+      logic_(network ? network->address() : std::string()) {
+  if (network_) network_->listen(this);
+}
+
+relay::~relay() {
+  if (network_) network_->listen(nullptr);
+}
+
+relay_ready relay::who() const {
+  return {node_, log_.bytes_max(), network_ ? network_->address() : std::string(), ::getpid()};
+}
+
+// ---- what the coordinator says ----
+
+void relay::coordinator_said(const relay_command& command) {
+  std::visit([this](const auto& c) { coordinator_said_this(c); }, command);
+}
+
+void relay::coordinator_said_this(const reserve_log& command) {
+  std::vector<relay_action> actions;
+  try {
+    const bool fits = log_.reserve(command.job, command.bytes);
+    const std::int64_t bytes_free = log_.bytes_max() - log_.bytes_reserved();
+    const std::lock_guard lock(mutex_);
+    fits ? logic_.log_reserved_for(command) : logic_.log_refused_for(command, bytes_free);
+    actions = logic_.take_actions();
+  } catch (const fault& why) {
+    const std::lock_guard lock(mutex_);
+    logic_.log_refused_for(command, why);
+    actions = logic_.take_actions();
+  }
+  perform(std::move(actions));
+}
+
+void relay::coordinator_said_this(const release_log& command) {
+  {
+    const std::lock_guard lock(mutex_);
+    logic_.job_released(command.job);
+    outbox_.forget_job(command.job);
+  }
+  log_.release(command.job);
+}
+
+// ---- what other processes say ----
+
+void relay::received(const std::string& from, message&& m) {
+  switch (m.kind) {
+    case message_kind::put:
+    case message_kind::forward: return take(from, m);
+    case message_kind::want: {
+      std::unique_lock lock(mutex_);
+      logic_.block_wanted(from, m.key);
+      auto actions = logic_.take_actions();
+      lock.unlock();
+      return perform(std::move(actions));
+    }
+    case message_kind::acknowledge:
+      if (const auto deliveries = acknowledged_by(m)) {
+        const std::lock_guard lock(mutex_);
+        outbox_.acknowledged(from, *deliveries);
+      }
+      return;
+    case message_kind::answer:
+    case message_kind::direct: return;  // not for a relay
+  }
+}
+
+void relay::take(const std::string& from, const message& m) {
+  if (!m.payload) return;
+  std::unique_lock lock(mutex_);
+  if (logic_.lacks(m.key)) {
+    lock.unlock();
+    try {
+      log_.put(m.key, m.payload);
+    } catch (const fault& why) {
+      return give_up(m.key.job, why);
+    }
+    lock.lock();
+    m.kind == message_kind::put ? logic_.block_given(from, m.key, m.targets) : logic_.block_forwarded(m.key);
+  }
+  // Only now: a block is acknowledged when it is in the log, or nobody needs it (any more).
+  if (m.delivery != 0) static_cast<void>(inbox_.first_time(from, m.delivery));
+  auto actions = logic_.take_actions();
+  lock.unlock();
+  perform(std::move(actions), m.payload);
+}
+
+void relay::tick() {
+  std::vector<addressed_message> due;
+  std::map<std::string, std::vector<std::uint64_t>> acknowledgements;
+  {
+    const std::lock_guard lock(mutex_);
+    due = outbox_.due(std::chrono::steady_clock::now());
+    acknowledgements = inbox_.take_acknowledgements();
+  }
+  for (auto& again : due) network_->send(again.to, std::move(again.what));
+  for (const auto& [to, deliveries] : acknowledgements) network_->send(to, acknowledgement_of(deliveries));
+}
+
+// ---- what follows ----
+
+void relay::perform(std::vector<relay_action>&& actions, const std::shared_ptr<const block>& at_hand) {
+  for (auto& action : actions) {
+    if (auto* report = std::get_if<relay_report>(&action)) {
+      report_(std::move(*report));
+      continue;
+    }
+    const auto& sending = std::get<send_block>(action);
+    try {
+      if (auto b = at_hand ? at_hand : log_.get(sending.key)) send(sending, std::move(b));
+    } catch (const fault& why) {
+      give_up(sending.key.job, why);
+    }
+  }
+}
+
+void relay::send(const send_block& action, std::shared_ptr<const block> b) {
+  message m{.kind = action.kind, .key = action.key, .targets = action.targets, .payload = std::move(b)};
+  if (action.kind == message_kind::forward) {
+    const std::lock_guard lock(mutex_);
+    // Released meanwhile: nobody would take it out of the outbox.
+    if (!logic_.holds(action.key)) return;
+    m = outbox_.post(action.to, std::move(m), std::chrono::steady_clock::now());
+  }
+  network_->send(action.to, std::move(m));
+}
+
+void relay::give_up(job_id job, const fault& why) {
+  std::unique_lock lock(mutex_);
+  logic_.log_broke(job, why);
+  outbox_.forget_job(job);
+  auto actions = logic_.take_actions();
+  lock.unlock();
+  perform(std::move(actions));
+}
+
+}  // namespace baton

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "runtime/cluster/relay_logic.hpp"
+#include "runtime/relay/relay_log.hpp"
+#include "runtime/transport/delivery.hpp"
+#include "runtime/transport/messenger.hpp"
+
+namespace baton {
+
+/// A node's KV relay: takes each compressed block of the node's ranks once, logs it, sends it once to each other node that hosts a
+/// later rank, and gives it to every process that asks, as often as it asks, until the job is released. One per node, in the node
+/// agent's process. Borrows the log, which local ranks may read too, and the messenger; both outlive it.
+///
+/// Blocks come and go on the messenger's transport thread, a log's reads and writes of the disk included; the coordinator's commands
+/// come on any other.
+class relay final : private messenger::listener {
+ public:
+  /// `network` is null where all ranks of the node share this process, so that the log is all that there is to do. `report`
+  /// takes what the coordinator is to hear; called from any thread, it must not block.
+  relay(std::string node, relay_log& log, messenger* network, std::function<void(relay_report)> report);
+  ~relay() override;
+  relay(const relay&) = delete;
+  relay& operator=(const relay&) = delete;
+
+  [[nodiscard]] relay_ready who() const;
+  void coordinator_said(const relay_command& command);
+
+  [[nodiscard]] relay_log& log() { return log_; }
+
+ private:
+  void received(const std::string& from, message&& m) override;
+  void tick() override;
+
+  void coordinator_said_this(const reserve_log& command);
+  void coordinator_said_this(const release_log& command);
+
+  void take(const std::string& from, const message& m);
+  /// `at_hand`: the block that the actions are about, where it need not be looked up.
+  void perform(std::vector<relay_action>&& actions, const std::shared_ptr<const block>& at_hand = nullptr);
+  void send(const send_block& action, std::shared_ptr<const block> b);
+  void give_up(job_id job, const fault& why);
+
+  const std::string node_;
+  relay_log& log_;
+  messenger* const network_;
+  const std::function<void(relay_report)> report_;
+
+  std::mutex mutex_;  ///< of what follows; held neither while bytes move nor while others are called
+  relay_logic logic_;
+  outbox outbox_;
+  inbox_filter inbox_;
+};
+
+}  // namespace baton
