@@ -68,6 +68,8 @@ command_line parse_command_line(int argc, char** argv) {
       ->type_name("STRATEGY");
   run->add_option("--dump", line.run.dump, "writes the first answer token's logits and the chosen units there")
       ->type_name("FILE.safetensors");
+  run->add_option("--trace", line.run.trace, "writes what each rank did when, for https://ui.perfetto.dev")
+      ->type_name("FILE.json");
   run->add_flag("--quiet", line.run.quiet, "prints the answer and nothing else");
   auto* plan = app.add_subcommand("plan", "print blocks, devices, memory, messages and bytes of a job; run nothing");
   add_job_options(*plan, line.run);

@@ -34,6 +34,7 @@ struct run_options {
   std::optional<std::string> compare;
   std::optional<std::filesystem::path> json;
   std::optional<std::filesystem::path> dump;
+  std::optional<std::filesystem::path> trace;
   bool quiet = false;
 };
 

@@ -19,6 +19,7 @@
 #include "runtime/observe/plan_text.hpp"
 #include "runtime/observe/run_result.hpp"
 #include "runtime/observe/run_view.hpp"
+#include "runtime/observe/trace_file.hpp"
 #include "runtime/strategy/strategy.hpp"
 
 namespace baton {
@@ -130,10 +131,11 @@ struct finished_job {
   run_result result;
   std::vector<float> logits;
   std::vector<selected_units> selected;
+  std::vector<rank_trace> trace;  ///< of each rank
 };
 
 /// Submits one job and follows it to its end. Throws fault: bad_input where the coordinator refuses it.
-finished_job follow(actors::cluster& cluster, const prepared_run& run, const job_options& job, bool dump,
+finished_job follow(actors::cluster& cluster, const prepared_run& run, const job_options& job, bool dump, bool trace,
                     run_view& view, const plan_costs& costs) {
   job_client client(cluster.system(), cluster.coordinator());
   submit_job request;
@@ -144,6 +146,7 @@ finished_job follow(actors::cluster& cluster, const prepared_run& run, const job
   request.system_tokens = run.input.system_tokens;
   request.stop_tokens = run.model.config().stop_tokens;
   request.report_dump = dump;
+  request.report_trace = trace;
   client.submit(std::move(request), run.input.document_ids, run.input.query_ids);
 
   finished_job done;
@@ -165,6 +168,7 @@ finished_job follow(actors::cluster& cluster, const prepared_run& run, const job
     if (!update) continue;
     if (const auto* a = std::get_if<job_accepted>(&*update)) {
       accepted = *a;
+      done.trace.resize(a->plan.shards.size());
       view.plan(a->plan, costs, run.model.config().layers);
     } else if (const auto* refused = std::get_if<job_refused>(&*update)) {
       throw fault(refused->why.code, refused->why.what, refused->why.where);
@@ -178,6 +182,8 @@ finished_job follow(actors::cluster& cluster, const prepared_run& run, const job
       done.logits.insert(done.logits.end(), logits->values.begin(), logits->values.end());
     } else if (const auto* units = std::get_if<chosen_units>(&*update)) {
       done.selected.push_back({units->layer, units->rank, units->kv_heads, units->indices});
+    } else if (const auto* recorded = std::get_if<trace_spans>(&*update)) {
+      done.trace.at(static_cast<std::size_t>(recorded->rank)).append(recorded->recorded);
     } else if (const auto* failed = std::get_if<job_failed>(&*update)) {
       view.answer_done();
       throw fault(failed->why.code == fault_code::bad_input ? fault_code::internal : failed->why.code, failed->why.what,
@@ -223,6 +229,7 @@ int run_command(const run_options& options) {
   try {
     check_writable("--json", options.json);
     check_writable("--dump", options.dump);
+    check_writable("--trace", options.trace);
     run.emplace(prepare(options));
     jobs.push_back(run->config.job);
     if (options.compare) jobs.push_back(compared_job(run->config, *options.compare));
@@ -240,7 +247,8 @@ int run_command(const run_options& options) {
     const auto cluster = actors::start_cluster(run->config, run->model, run->devices, arenas, positions);
     std::vector<finished_job> done;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
-      done.push_back(follow(*cluster, *run, jobs[i], options.dump && i == 0, view, plans[i].costs));
+      done.push_back(
+          follow(*cluster, *run, jobs[i], options.dump && i == 0, options.trace && i == 0, view, plans[i].costs));
       if (!options.quiet) fmt::print("\n{}", table(done.back().result));
       std::fflush(stdout);
     }
@@ -253,6 +261,7 @@ int run_command(const run_options& options) {
     }
     if (options.json) write_json(*options.json, json);
     if (options.dump) write_dump(*options.dump, done.front().logits, done.front().selected);
+    if (options.trace) write_trace(*options.trace, done.front().result.plan, done.front().trace);
     return 0;
   } catch (const fault& why) {
     if (interrupted) {

@@ -225,8 +225,8 @@ void coordinator_logic::prepare_shards_of(job_entry& job) {
   for (const auto& shard : job.plan.shards) {
     const auto& rank = job.ranks[static_cast<std::size_t>(shard.rank)];
     routes.relay = relay_address(shard.node);
-    actions_.push_back(
-        to_worker{rank.worker, assign_shard{job.id, shard.rank, job.plan, routes, job.asked.report_dump}});
+    actions_.push_back(to_worker{rank.worker, assign_shard{job.id, shard.rank, job.plan, routes, job.asked.report_dump,
+                                                           job.asked.report_trace}});
     const auto tokens = tokens_of(shard, document, query);
     for (std::size_t first = 0; first < tokens.ids.size(); first += ids_per_message) {
       const std::size_t count = std::min<std::size_t>(ids_per_message, tokens.ids.size() - first);
@@ -333,6 +333,10 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_finished& re
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const chosen_units& report, double) {
+  if (auto* job = job_of(worker, report.job, report.rank)) tell_client(*job, report);
+}
+
+void coordinator_logic::worker_reported(peer_id worker, const trace_spans& report, double) {
   if (auto* job = job_of(worker, report.job, report.rank)) tell_client(*job, report);
 }
 

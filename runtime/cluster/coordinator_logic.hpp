@@ -139,6 +139,7 @@ class coordinator_logic {
   void worker_reported(peer_id worker, const shard_progress& report, double now_s);
   void worker_reported(peer_id worker, const shard_finished& report, double now_s);
   void worker_reported(peer_id worker, const chosen_units& report, double now_s);
+  void worker_reported(peer_id worker, const trace_spans& report, double now_s);
   void worker_reported(peer_id worker, const answer_token& report, double now_s);
   void worker_reported(peer_id worker, const first_logits& report, double now_s);
   void worker_reported(peer_id worker, const answer_finished& report, double now_s);

@@ -74,7 +74,7 @@ TEST_P(run, the_json_has_every_promised_key) {
   }
   ASSERT_EQ(result.at("ranks").size(), 4u);
   for (const char* key : {"rank", "node", "device", "block_tokens", "anchor_tokens", "passing_tokens", "compute_s",
-                          "wait_s", "bytes_sent", "bytes_received"}) {
+                          "wait_s", "exposed_wait_s", "bytes_sent", "bytes_received"}) {
     EXPECT_TRUE(result.at("ranks").at(3).contains(key)) << key;
   }
   EXPECT_EQ(result.at("document_tokens"), 2048);

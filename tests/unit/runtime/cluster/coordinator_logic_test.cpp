@@ -182,6 +182,26 @@ TEST_F(coordinator_logic_test, the_question_is_asked_when_the_last_shard_is_done
   EXPECT_EQ(logic.jobs(), 0u);
 }
 
+TEST_F(coordinator_logic_test, a_trace_is_asked_of_every_rank_and_goes_to_the_client_if_its_own_worker_tells_it) {
+  auto traced = request();
+  traced.report_trace = true;
+  logic.client_said(client, traced, now);
+  logic.client_said(client, submit_ids{"r", 0, std::vector<std::int32_t>(208, 1)}, now);
+  take();
+  logic.relay_said(relay, log_reserved{1}, now);
+  const auto assigned = take().said_to_workers<assign_shard>();
+  ASSERT_EQ(assigned.size(), 4u);
+  for (const auto& [worker, shard] : assigned) EXPECT_TRUE(shard.report_trace);
+
+  trace_spans piece{1, 0, {}};
+  piece.recorded.dropped = 2;
+  logic.worker_said(worker_a, piece, now);
+  logic.worker_said(worker_b, piece, now);                   // rank 0 is not its own
+  logic.worker_said(worker_a, trace_spans{1, -1, {}}, now);  // nobody's
+  logic.worker_said(worker_a, trace_spans{77, 0, {}}, now);  // no job
+  EXPECT_EQ(take().said_to_client<trace_spans>(), (std::vector{piece}));
+}
+
 TEST_F(coordinator_logic_test, a_dead_worker_fails_its_jobs_with_rank_device_and_layer) {
   reach_prefill();
   logic.worker_said(worker_b, shard_progress{1, 2, 1, 100, -1, 5}, now);
