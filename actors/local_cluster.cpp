@@ -1,5 +1,7 @@
 #include "actors/local_cluster.hpp"
 
+#include <algorithm>
+
 #include "actors/coordinator.hpp"
 #include "actors/relay.hpp"
 #include "actors/worker.hpp"
@@ -26,14 +28,17 @@ local_cluster::local_cluster(const cluster_config& config, const checkpoint& mod
 void local_cluster::start(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
                           std::span<const std::int64_t> arena_bytes, std::int64_t positions) {
   const auto& node = config.nodes.front();
-  coordinator_ = spawn_coordinator(*system_, coordinator_options_of(config, model));
+  auto options = coordinator_options_of(config, model);
+  // Inside one process silence means that the machine is busy, not that somebody has died.
+  options.limits.silence_s = std::max(options.limits.silence_s, 30.0);
+  coordinator_ = spawn_coordinator(*system_, options);
   relay_actor_ =
       spawn_relay(*system_, coordinator_, relay_, reports_, std::chrono::milliseconds(config.timeouts.progress_ms));
   for (std::size_t i = 0; i < devices.size(); ++i) {
-    auto options = worker_options_of(config, node, node.devices[i], arena_bytes[i], positions);
-    options.kernels = &devices.kernels(i);
-    options.weights = &weights_;
-    workers_.push_back(spawn_worker(*system_, coordinator_, options, network_.make_endpoint()));
+    auto worker = worker_options_of(config, node, node.devices[i], arena_bytes[i], positions);
+    worker.kernels = &devices.kernels(i);
+    worker.weights = &weights_;
+    workers_.push_back(spawn_worker(*system_, coordinator_, worker, network_.make_endpoint()));
   }
   wait_until_joined(*system_, coordinator_, workers_.size(), 1, std::chrono::milliseconds(config.timeouts.startup_ms),
                     [] {});

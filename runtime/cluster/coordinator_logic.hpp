@@ -44,7 +44,7 @@ struct served_model {
 };
 
 struct coordinator_limits {
-  double silence_s = 1.5;  ///< a worker or relay that says nothing for so long is given up
+  double silence_s = 1.2;  ///< a worker or relay that says nothing for so long is given up
   double stuck_s =
       30;  ///< a job all of whose ranks wait for blocks, and do not move for so long, has lost one: it fails
   double tick_s = 0.1;  ///< how often `tick` is called

@@ -63,7 +63,7 @@ struct links_config {
 
 struct timeouts_config {
   int progress_ms = 100;     ///< how often a worker reports
-  int silence_ms = 1'500;    ///< a worker or node that says nothing for so long is given up
+  int silence_ms = 1'200;    ///< a worker or node that says nothing for so long is given up
   int exchange_ms = 30'000;  ///< a job whose ranks all wait for blocks for so long has lost one and fails
   int startup_ms = 60'000;   ///< until all workers have joined
   int shutdown_ms = 5'000;   ///< until all have ended

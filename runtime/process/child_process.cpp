@@ -66,6 +66,8 @@ child_process::child_process(const std::filesystem::path& program, const std::ve
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
   posix_spawn_file_actions_adddup2(&files, file, STDIN_FILENO);
+  // A connection that a child has a copy of would outlive this process.
+  posix_spawn_file_actions_addclosefrom_np(&files, STDERR_FILENO + 1);
   posix_spawnattr_t how;
   posix_spawnattr_init(&how);
   // Signals that this process blocks or ignores are its own affair.

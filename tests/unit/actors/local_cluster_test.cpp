@@ -57,7 +57,6 @@ struct local_cluster_test : testing::Test {
     config.job.passing_tokens = 16;
     config.job.max_new_tokens = 6;
     config.timeouts.progress_ms = 10;
-    config.timeouts.silence_ms = 30'000;  // nobody here is to be given up because the machine is busy
     model.emplace(checkpoint::open(folder.path()));
     devices.emplace(config);
     const std::vector<std::int64_t> arenas{std::int64_t{400} << 20, std::int64_t{400} << 20};

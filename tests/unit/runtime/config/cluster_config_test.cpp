@@ -83,7 +83,7 @@ TEST(cluster_config, fills_in_every_default) {
   EXPECT_EQ(config.processes, process_layout::one);
   EXPECT_EQ(config.links.delay_ms, 0);
   EXPECT_EQ(config.positions_max, 0);
-  EXPECT_EQ(config.timeouts, (timeouts_config{100, 1'500, 30'000, 60'000, 5'000}));
+  EXPECT_EQ(config.timeouts, (timeouts_config{100, 1'200, 30'000, 60'000, 5'000}));
 }
 
 TEST(cluster_config, reads_every_key) {

@@ -159,7 +159,7 @@ limits:
   positions_max: auto
 timeouts:
   progress: 100ms
-  silence: 1500ms
+  silence: 1200ms
   exchange: 30s
   startup: 1min
   shutdown: 5s

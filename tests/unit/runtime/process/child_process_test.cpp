@@ -1,8 +1,10 @@
 #include "runtime/process/child_process.hpp"
 
 #include <csignal>
+#include <fstream>
 #include <thread>
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -109,6 +111,15 @@ TEST(child_process, does_not_inherit_blocked_signals) {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   process.ask_to_end();
   EXPECT_TRUE(process.wait_until(in(30s)));
+}
+
+TEST(child_process, inherits_no_file_but_the_standard_ones) {
+  const int open_file = open("/dev/null", O_RDONLY);
+  ASSERT_GE(open_file, 3);
+  auto process = shell("test ! -e /proc/self/fd/" + std::to_string(open_file));
+  EXPECT_TRUE(process.wait_until(in(30s)));
+  EXPECT_EQ(describe_exit(*process.ended()), "exit code 0");
+  close(open_file);
 }
 
 TEST(child_process, that_cannot_be_started_is_a_fault_with_its_name) {
