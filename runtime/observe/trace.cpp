@@ -77,8 +77,8 @@ void trace_recorder::add(trace_span span) {
   if (has_room()) spans.push_back(span);
 }
 
-void trace_recorder::add(trace_block b) {
-  if (has_room()) recorded_.blocks.push_back(std::move(b));
+void trace_recorder::add(const trace_block& b) {
+  if (has_room()) recorded_.blocks.push_back(b);
 }
 
 bool trace_recorder::has_room() {

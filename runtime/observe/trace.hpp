@@ -88,7 +88,7 @@ class trace_recorder {
   };
 
   void add(trace_span span);
-  void add(trace_block b);
+  void add(const trace_block& b);
   [[nodiscard]] bool has_room();
 
   const std::size_t limit_;
