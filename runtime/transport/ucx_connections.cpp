@@ -16,8 +16,9 @@ constexpr unsigned message_id = 0;
 
 /// A larger payload is fetched by its receiver: it goes straight into its block instead of through UCX's buffers.
 constexpr std::size_t eager_bytes_max = std::size_t{64} << 10;
-/// Large payloads under way to one peer: enough that the next is ready when one is done.
-constexpr std::size_t window_bytes = std::size_t{32} << 20;
+/// Large payloads under way to one peer: enough that the next is ready when one is done. With twice as much, what the receiver fills
+/// no longer stays in its cache, and a gigabyte costs a quarter more CPU time.
+constexpr std::size_t window_bytes = std::size_t{16} << 20;
 constexpr auto reconnect_pause = 200ms;
 /// How often closing connections are looked at.
 constexpr auto close_interval = 50ms;
@@ -87,6 +88,7 @@ struct ucx_connections::peer {
   std::uint32_t number = 0;        ///< of our last connection
   std::uint32_t heard_number = 0;  ///< of theirs
   bool knows_us = false;           ///< has sent something, so it has our address
+  bool wanted = false;             ///< there is something to send, or they have a connection to us
   bool attended = false;           ///< is in `attended_`
   bool greet = false;              ///< shall get a hello, because it is behind
 };
@@ -105,11 +107,12 @@ ucx_connections::ucx_connections(ucx_worker& worker, traffic_counters& counters)
     return static_cast<ucx_connections*>(self)->receive({static_cast<const std::byte*>(header), header_bytes}, data,
                                                         bytes, (how->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0);
   };
-  check_ucx(ucp_worker_set_am_recv_handler(worker_.get(), &handler), "setting the message handler");
+  check_ucx(ucx().ucp_worker_set_am_recv_handler(worker_.get(), &handler), "setting the message handler");
 }
 
 ucx_connections::~ucx_connections() {
   const auto deadline = clock::now() + shutdown_time_max;
+  ending_ = true;
   for (auto& [instance, p] : peers_) close(*p, time_point::max());
   // Whatever UCX holds beyond the deadline is left to it: it may still read or write there.
   while (!(closing_.empty() && receiving_ == 0) && clock::now() < deadline) {
@@ -137,6 +140,7 @@ void ucx_connections::send(const std::string& to, message&& m) {
   } else {
     p.small.push_back(std::move(s));
   }
+  p.wanted = true;
   if (p.over) {
     send_waiting(p);
   } else {
@@ -156,8 +160,11 @@ void ucx_connections::advance(time_point now) {
   std::erase_if(closing_, [](const auto& c) { return c->closed && c->under_way == 0; });
   for (peer* p : std::exchange(attended_, {})) {
     p->attended = false;
-    if (p->over && p->over->number < p->heard_number) close(*p, now);
-    if (!p->over) connect(*p, now);
+    if (p->over && p->over->number < p->heard_number) {
+      close(*p, now);
+      p->wanted = true;
+    }
+    if (!p->over && p->wanted) connect(*p, now);
     if (p->over && std::exchange(p->greet, false)) say_hello(*p->over);
     send_waiting(*p);
   }
@@ -219,7 +226,7 @@ void ucx_connections::connect(peer& p, time_point now) {
     auto* failed = static_cast<connection*>(arg);
     failed->owner->broke(*failed);
   };
-  if (ucp_ep_create(worker_.get(), &how, &c->endpoint) != UCS_OK) {
+  if (ucx().ucp_ep_create(worker_.get(), &how, &c->endpoint) != UCS_OK) {
     close(p, now + reconnect_pause);
     return;
   }
@@ -246,6 +253,7 @@ void ucx_connections::probe(time_point now) {
 
 void ucx_connections::heard(peer& from, const message_header& header) {
   from.knows_us = true;
+  from.wanted = true;
   from.heard_number = std::max(from.heard_number, header.connection);
   if (!from.over || from.over->number < from.heard_number) attend(from);
   if (header.hello && header.connection < from.number) {
@@ -258,6 +266,7 @@ void ucx_connections::heard(peer& from, const message_header& header) {
 void ucx_connections::close(peer& p, time_point retry_at) {
   p.small.clear();
   p.large.clear();
+  p.wanted = false;
   p.connect_after = retry_at;
   if (!p.over) return;
   auto c = std::move(p.over);
@@ -266,11 +275,11 @@ void ucx_connections::close(peer& p, time_point retry_at) {
   how.flags = UCP_EP_CLOSE_FLAG_FORCE;
   how.user_data = c.get();
   how.cb.send = [](void* request, ucs_status_t, void* closed) {
-    ucp_request_free(request);
+    ucx().ucp_request_free(request);
     static_cast<connection*>(closed)->closed = true;
   };
   c->broken = true;  // what comes to its end now needs no other close
-  if (!UCS_PTR_IS_PTR(ucp_ep_close_nbx(c->endpoint, &how))) c->closed = true;
+  if (!UCS_PTR_IS_PTR(ucx().ucp_ep_close_nbx(c->endpoint, &how))) c->closed = true;
   closing_.push_back(std::move(c));
 }
 
@@ -317,12 +326,13 @@ void ucx_connections::post(connection& c, std::unique_ptr<sending> s) {
   how.memory_type = UCS_MEMORY_TYPE_HOST;
   how.user_data = s.get();
   how.cb.send = [](void* request, ucs_status_t status, void* done) {
-    ucp_request_free(request);
+    ucx().ucp_request_free(request);
     auto* completed = static_cast<sending*>(done);
     completed->owner->sent(completed, status);
   };
   const auto* payload = bytes == 0 ? nullptr : s->what.payload->bytes.data();
-  auto* request = ucp_am_send_nbx(c.endpoint, message_id, s->header.data(), s->header.size(), payload, bytes, &how);
+  auto* request =
+      ucx().ucp_am_send_nbx(c.endpoint, message_id, s->header.data(), s->header.size(), payload, bytes, &how);
   if (UCS_PTR_IS_ERR(request)) {
     broke(c);
     return;
@@ -360,6 +370,7 @@ void ucx_connections::sent(sending* s, ucs_status_t status) {
 /// Called by UCX: nothing may be thrown. What is no message, or has no place in memory, is dropped as if it had been lost.
 ucs_status_t ucx_connections::receive(std::span<const std::byte> header, void* data, std::size_t bytes,
                                       bool rendezvous) try {
+  if (ending_) return UCS_OK;
   auto read = read_header(header);
   if (!read || read->payload_bytes != bytes || read->sender == self_) return UCS_OK;
   peer* from = sender_of(*read);
@@ -387,11 +398,11 @@ ucs_status_t ucx_connections::receive(std::span<const std::byte> header, void* d
   how.memory_type = UCS_MEMORY_TYPE_HOST;
   how.user_data = r.get();
   how.cb.recv_am = [](void* request, ucs_status_t status, std::size_t length, void* done) {
-    ucp_request_free(request);
+    ucx().ucp_request_free(request);
     auto* completed = static_cast<receiving*>(done);
     completed->owner->received(completed, status, length);
   };
-  auto* request = ucp_am_recv_data_nbx(worker_.get(), data, r->payload->bytes.data(), bytes, &how);
+  auto* request = ucx().ucp_am_recv_data_nbx(worker_.get(), data, r->payload->bytes.data(), bytes, &how);
   if (UCS_PTR_IS_ERR(request)) return UCS_INPROGRESS;  // UCX owns `data` all the same
   ++receiving_;
   auto* started = r.release();
