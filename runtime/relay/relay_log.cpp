@@ -1,7 +1,6 @@
 #include "runtime/relay/relay_log.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -237,23 +236,6 @@ std::shared_ptr<relay_log::job_room> relay_log::room_of(job_id job) const {
   const std::lock_guard lock(mutex_);
   const auto found = rooms_.find(job);
   return found == rooms_.end() ? nullptr : found->second;
-}
-
-void copy_block(const block_key& key, const block& from, std::span<const std::span<std::byte>> parts) {
-  std::size_t wanted = 0;
-  for (const auto& part : parts) wanted += part.size();
-  if (wanted != from.bytes.size()) {
-    throw fault(fault_code::corruption,
-                fmt::format("a block of {} bytes came where the plan says {}", from.bytes.size(), wanted),
-                describe(key));
-  }
-  if (checksum_of(from.bytes) != from.checksum)
-    throw fault(fault_code::corruption, "the checksum does not match", describe(key));
-  const std::byte* at = from.bytes.data();
-  for (const auto& part : parts) {
-    if (!part.empty()) std::memcpy(part.data(), at, part.size());
-    at += part.size();
-  }
 }
 
 }  // namespace baton

@@ -70,8 +70,4 @@ class relay_log {
   std::int64_t disk_reserved_ = 0;
 };
 
-/// Copies a block's bytes into `parts` one after another. Throws fault(corruption) when the lengths differ or the checksum does
-/// not match.
-void copy_block(const block_key& key, const block& from, std::span<const std::span<std::byte>> parts);
-
 }  // namespace baton

@@ -1,7 +1,11 @@
 #include "runtime/transport/block.hpp"
 
+#include <cstring>
+
 #include <fmt/format.h>
 #include <xxhash.h>
+
+#include "kernels/fault.hpp"
 
 namespace baton {
 
@@ -16,5 +20,22 @@ std::string describe(const block_key& key) {
 }
 
 std::uint64_t checksum_of(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
+void copy_block(const block_key& key, const block& from, std::span<const std::span<std::byte>> parts) {
+  std::size_t wanted = 0;
+  for (const auto& part : parts) wanted += part.size();
+  if (wanted != from.bytes.size()) {
+    throw fault(fault_code::corruption,
+                fmt::format("a block of {} bytes came where the plan says {}", from.bytes.size(), wanted),
+                describe(key));
+  }
+  if (checksum_of(from.bytes) != from.checksum)
+    throw fault(fault_code::corruption, "the checksum does not match", describe(key));
+  const std::byte* at = from.bytes.data();
+  for (const auto& part : parts) {
+    if (!part.empty()) std::memcpy(part.data(), at, part.size());
+    at += part.size();
+  }
+}
 
 }  // namespace baton

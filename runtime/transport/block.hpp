@@ -84,4 +84,8 @@ struct block {
 
 std::uint64_t checksum_of(std::span<const std::byte> bytes);
 
+/// Copies a block's bytes into `parts` one after another. Throws fault(corruption) when the lengths differ or the checksum does
+/// not match.
+void copy_block(const block_key& key, const block& from, std::span<const std::span<std::byte>> parts);
+
 }  // namespace baton

@@ -1,7 +1,6 @@
 #include "runtime/transport/local.hpp"
 
 #include <atomic>
-#include <cstring>
 #include <utility>
 
 #include "kernels/fault.hpp"
@@ -10,8 +9,7 @@ namespace baton {
 
 class local_transport final : public transport {
  public:
-  local_transport(local_network& network, local_network::doorbell& bell, local_network::place who,
-                  const job_routes& routes)
+  local_transport(local_network& network, doorbell& bell, local_network::place who, const job_routes& routes)
       : network_(network), bell_(bell), who_(who), routes_(routes) {
     network_.enter(who_, bell_);
   }
@@ -73,7 +71,7 @@ class local_transport final : public transport {
   }
 
   local_network& network_;
-  local_network::doorbell& bell_;
+  doorbell& bell_;
   const local_network::place who_;
   job_routes routes_;
   std::atomic<bool> aborted_ = false;
@@ -90,24 +88,13 @@ class local_endpoint final : public endpoint {
     return std::make_unique<local_transport>(network_, bell_, local_network::place{job, rank}, routes);
   }
 
-  void wait(std::chrono::steady_clock::time_point deadline) override {
-    std::unique_lock lock(bell_.mutex);
-    bell_.rung.wait_until(lock, deadline, [this] { return bell_.ringing; });
-    bell_.ringing = false;
-  }
-
+  void wait(std::chrono::steady_clock::time_point deadline) override { bell_.wait(deadline); }
   void wake() override { bell_.ring(); }
 
  private:
   local_network& network_;
-  local_network::doorbell bell_;
+  doorbell bell_;
 };
-
-void local_network::doorbell::ring() {
-  const std::lock_guard lock(mutex);
-  ringing = true;
-  rung.notify_one();
-}
 
 std::unique_ptr<endpoint> local_network::make_endpoint() { return std::make_unique<local_endpoint>(*this); }
 

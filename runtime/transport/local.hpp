@@ -1,12 +1,11 @@
 #pragma once
 
-#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 
 #include "runtime/relay/relay_log.hpp"
+#include "runtime/transport/doorbell.hpp"
 #include "runtime/transport/transport.hpp"
 
 namespace baton {
@@ -23,12 +22,6 @@ class local_network {
   friend class local_endpoint;
   friend class local_transport;
 
-  struct doorbell {
-    std::mutex mutex;
-    std::condition_variable rung;
-    bool ringing = false;
-    void ring();
-  };
   struct place {
     job_id job = 0;
     int rank = 0;

@@ -94,8 +94,9 @@ class transport {
   /// `parts` is fault(corruption).
   [[nodiscard]] virtual transfer exchange(std::span<const outgoing_block> sends,
                                           std::span<const incoming_block> receives) = 0;
-  /// From now on rank `source` is reached at another place: blocks for it go there, those of earlier attempts are not taken any
-  /// more. Transfers stay as they are.
+  /// From now on rank `source`, which has joined there, is reached at another place: blocks for it go there, its direct blocks of
+  /// earlier attempts are not taken any more (what a relay has logged is good, whichever attempt made it). A place of an earlier
+  /// attempt than is known changes nothing. Transfers stay as they are.
   virtual void rewire(int source, const rank_place& place) = 0;
   /// From any thread: every transfer of this rank throws fault(cancelled) from now on.
   virtual void abort() noexcept = 0;

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include <ucp/api/ucp.h>
+
+#include "kernels/fault.hpp"
+
+namespace baton {
+
+/// Throws fault(device) with UCX's text unless `status` is UCS_OK.
+void check_ucx(ucs_status_t status, const char* what);
+
+/// A UCX context with one worker, and the means to sleep until it has something to do. All of it, construction and destruction too,
+/// belongs to one thread.
+class ucx_worker {
+ public:
+  /// `net_devices`: as UCX_NET_DEVICES has it; empty leaves the choice to UCX. Throws fault(bad_input) where UCX finds none of them.
+  explicit ucx_worker(const std::string& net_devices);
+  ~ucx_worker();
+  ucx_worker(const ucx_worker&) = delete;
+  ucx_worker& operator=(const ucx_worker&) = delete;
+
+  [[nodiscard]] ucp_worker_h get() const { return worker_; }
+  [[nodiscard]] std::string address() const;
+  /// Does what there is to do. False: nothing was.
+  bool progress() { return ucp_worker_progress(worker_) != 0; }
+  /// Sleeps until there is something to do, `other_fd` (-1: none) is readable, or `time_max` is over (nullopt: never). Returns at
+  /// once where there is something to do already.
+  void wait(int other_fd, std::optional<std::chrono::nanoseconds> time_max);
+
+ private:
+  ucp_context_h context_ = nullptr;
+  ucp_worker_h worker_ = nullptr;
+  int event_fd_ = -1;
+};
+
+}  // namespace baton
