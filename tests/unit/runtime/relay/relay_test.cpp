@@ -460,6 +460,7 @@ TEST(relay_over_ucx, three_ranks_on_a_node_cost_one_copy_between_the_nodes) {
     for (auto* reader : {&rank2, &rank3}) reader->want(b.address(), key);
     for (auto* reader : readers) ASSERT_TRUE(equal(reader->answer(key), block_of(key, bytes)));
   }
+  RecordProperty("bytes_sent_to_the_other_node", std::to_string(a.traffic().bytes_sent));
   EXPECT_GE(a.traffic().bytes_sent, layers * bytes);
   // What a slow machine acknowledges late goes twice; a copy for each rank would be three times as much.
   EXPECT_LT(a.traffic().bytes_sent, 2 * layers * bytes) << "one copy for three ranks";
