@@ -17,6 +17,7 @@ constexpr std::uint32_t address_mark = 0x31415442;  // "BTA1"
 
 constexpr std::uint8_t carries_payload = 1;
 constexpr std::uint8_t carries_address = 2;
+constexpr std::uint8_t is_hello = 4;
 
 class field_writer {
  public:
@@ -84,8 +85,10 @@ std::vector<std::byte> write_header(const message_header& header) {
   out.number(header_mark);
   out.number(static_cast<std::uint8_t>(m.kind));
   out.number(static_cast<std::uint8_t>((header.has_payload ? carries_payload : 0) |
-                                       (header.sender_address.empty() ? 0 : carries_address)));
+                                       (header.sender_address.empty() ? 0 : carries_address) |
+                                       (header.hello ? is_hello : 0)));
   out.number(header.sender);
+  out.number(header.connection);
   out.number(m.delivery);
   out.number(m.key.job);
   out.number(static_cast<std::uint8_t>(m.key.phase));
@@ -114,6 +117,7 @@ std::optional<message_header> read_header(std::span<const std::byte> bytes) {
   in.number(kind);
   in.number(flags);
   in.number(header.sender);
+  in.number(header.connection);
   in.number(m.delivery);
   in.number(m.key.job);
   in.number(phase);
@@ -130,8 +134,9 @@ std::optional<message_header> read_header(std::span<const std::byte> bytes) {
   if (!in.complete() || mark != header_mark || header.sender == 0) return std::nullopt;
   if (kind > static_cast<std::uint8_t>(message_kind::acknowledge)) return std::nullopt;
   if (phase > static_cast<std::uint8_t>(block_phase::decode)) return std::nullopt;
-  if ((flags & ~(carries_payload | carries_address)) != 0) return std::nullopt;
+  if ((flags & ~(carries_payload | carries_address | is_hello)) != 0) return std::nullopt;
   if (!is_target(first) || !is_target(last)) return std::nullopt;
+  header.hello = (flags & is_hello) != 0;
   header.has_payload = (flags & carries_payload) != 0;
   if (header.payload_bytes > (header.has_payload ? payload_bytes_max : 0)) return std::nullopt;
   header.sender_address = in.rest();

@@ -16,7 +16,9 @@ using instance_id = std::uint64_t;
 /// What goes before a payload on the wire: a message's fields in a fixed little-endian layout, and who sent it.
 struct message_header {
   instance_id sender = 0;
-  message what;  ///< without the payload
+  std::uint32_t connection = 0;  ///< the sender's number of its connection to the receiver
+  bool hello = false;            ///< from messenger to messenger; `what` means nothing
+  message what;                  ///< without the payload
   bool has_payload = false;
   std::uint64_t payload_bytes = 0;
   std::uint64_t payload_checksum = 0;

@@ -21,6 +21,8 @@ constexpr std::size_t window_bytes = std::size_t{32} << 20;
 constexpr auto reconnect_pause = 200ms;
 /// How often closing connections are looked at.
 constexpr auto close_interval = 50ms;
+/// How long large messages may stand still before a hello asks whether the other side still has its connection.
+constexpr auto probe_interval = 1s;
 constexpr auto shutdown_time_max = 3s;
 
 std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
@@ -38,6 +40,7 @@ instance_id random_instance() {
 struct ucx_connections::sending {
   ucx_connections* owner = nullptr;
   message what;
+  bool hello = false;
   std::vector<std::byte> header;
   connection* over = nullptr;  ///< once UCX holds it
 
@@ -66,6 +69,8 @@ struct ucx_connections::connection {
   ucx_connections* owner = nullptr;
   peer* to = nullptr;
   ucp_ep_h endpoint = nullptr;
+  std::uint32_t number = 0;
+  time_point moved{};           ///< when the last large message began or ended
   std::vector<sending*> large;  ///< under way
   std::size_t large_bytes = 0;
   std::int64_t under_way = 0;  ///< messages that UCX holds
@@ -79,8 +84,11 @@ struct ucx_connections::peer {
   std::deque<std::unique_ptr<sending>> small;  ///< while there is no connection
   std::deque<std::unique_ptr<sending>> large;  ///< while there is none, or its window is full
   time_point connect_after{};
-  bool wanted = false;    ///< is in `unconnected_`
-  bool knows_us = false;  ///< has sent something, so it has our address
+  std::uint32_t number = 0;        ///< of our last connection
+  std::uint32_t heard_number = 0;  ///< of theirs
+  bool knows_us = false;           ///< has sent something, so it has our address
+  bool attended = false;           ///< is in `attended_`
+  bool greet = false;              ///< shall get a hello, because it is behind
 };
 
 ucx_connections::ucx_connections(ucx_worker& worker, traffic_counters& counters)
@@ -132,7 +140,7 @@ void ucx_connections::send(const std::string& to, message&& m) {
   if (p.over) {
     send_waiting(p);
   } else {
-    want_connection(p);
+    attend(p);
   }
 }
 
@@ -146,22 +154,23 @@ void ucx_connections::advance(time_point now) {
     if (c->to->over.get() == c) close(*c->to, now + reconnect_pause);
   }
   std::erase_if(closing_, [](const auto& c) { return c->closed && c->under_way == 0; });
-  for (peer* p : std::exchange(unconnected_, {})) {
-    p->wanted = false;
-    if (p->over) continue;
-    if (now < p->connect_after) {
-      want_connection(*p);
-    } else {
-      connect(*p, now);
-    }
+  for (peer* p : std::exchange(attended_, {})) {
+    p->attended = false;
+    if (p->over && p->over->number < p->heard_number) close(*p, now);
+    if (!p->over) connect(*p, now);
+    if (p->over && std::exchange(p->greet, false)) say_hello(*p->over);
+    send_waiting(*p);
   }
-  for (peer* p : std::exchange(sendable_, {})) send_waiting(*p);
+  probe(now);
 }
 
 std::optional<ucx_connections::time_point> ucx_connections::next_due(time_point now) const {
+  if (!broken_.empty()) return now;
   std::optional<time_point> due;
-  if (!closing_.empty()) due = now + close_interval;
-  for (const peer* p : unconnected_) due = due ? std::min(*due, p->connect_after) : p->connect_after;
+  const auto at = [&](time_point t) { due = due ? std::min(*due, t) : t; };
+  for (const peer* p : attended_) at(p->over ? now : p->connect_after);
+  if (large_under_way_ > 0) at(probe_at_);
+  if (!closing_.empty()) at(now + close_interval);
   return due;
 }
 
@@ -186,16 +195,20 @@ ucx_connections::peer* ucx_connections::sender_of(const message_header& header) 
                   header.sender);
 }
 
-void ucx_connections::want_connection(peer& p) {
-  if (p.wanted) return;
-  p.wanted = true;
-  unconnected_.push_back(&p);
+void ucx_connections::attend(peer& p) {
+  if (std::exchange(p.attended, true)) return;
+  attended_.push_back(&p);
 }
 
 void ucx_connections::connect(peer& p, time_point now) {
+  if (now < p.connect_after) {
+    attend(p);
+    return;
+  }
   auto c = std::make_unique<connection>();
   c->owner = this;
   c->to = &p;
+  c->number = p.number = std::max(p.number + 1, p.heard_number);
   ucp_ep_params_t how{};
   how.field_mask =
       UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
@@ -206,11 +219,38 @@ void ucx_connections::connect(peer& p, time_point now) {
     auto* failed = static_cast<connection*>(arg);
     failed->owner->broke(*failed);
   };
-  if (ucp_ep_create(worker_.get(), &how, &c->endpoint) == UCS_OK) {
-    p.over = std::move(c);
-    send_waiting(p);
-  } else {
+  if (ucp_ep_create(worker_.get(), &how, &c->endpoint) != UCS_OK) {
     close(p, now + reconnect_pause);
+    return;
+  }
+  p.over = std::move(c);
+  say_hello(*p.over);
+}
+
+void ucx_connections::say_hello(connection& c) {
+  auto s = std::make_unique<sending>();
+  s->owner = this;
+  s->hello = true;
+  post(c, std::move(s));
+}
+
+void ucx_connections::probe(time_point now) {
+  if (large_under_way_ == 0 || now < probe_at_) return;
+  probe_at_ = now + probe_interval;
+  for (const auto& [instance, p] : peers_) {
+    if (p->over && !p->over->broken && !p->over->large.empty() && now - p->over->moved >= probe_interval) {
+      say_hello(*p->over);
+    }
+  }
+}
+
+void ucx_connections::heard(peer& from, const message_header& header) {
+  from.knows_us = true;
+  from.heard_number = std::max(from.heard_number, header.connection);
+  if (!from.over || from.over->number < from.heard_number) attend(from);
+  if (header.hello && header.connection < from.number) {
+    from.greet = true;
+    attend(from);
   }
 }
 
@@ -258,6 +298,8 @@ void ucx_connections::post(connection& c, std::unique_ptr<sending> s) {
   const std::size_t bytes = s->payload_bytes();
   message_header header;
   header.sender = self_;
+  header.connection = c.number;
+  header.hello = s->hello;
   header.what = s->what;
   header.what.payload.reset();
   if (s->what.payload) {
@@ -285,13 +327,17 @@ void ucx_connections::post(connection& c, std::unique_ptr<sending> s) {
     broke(c);
     return;
   }
-  counters_.messages_sent += 1;
-  counters_.bytes_sent += static_cast<std::int64_t>(s->header.size() + bytes);
+  if (!s->hello) {
+    counters_.messages_sent += 1;
+    counters_.bytes_sent += static_cast<std::int64_t>(s->header.size() + bytes);
+  }
   if (request == nullptr) return;
   ++c.under_way;
   if (s->large()) {
+    if (c.large.empty()) c.moved = clock::now();
     c.large.push_back(s.get());
     c.large_bytes += bytes;
+    ++large_under_way_;
   }
   s->over = &c;
   static_cast<void>(s.release());  // `sent` deletes it
@@ -304,7 +350,9 @@ void ucx_connections::sent(sending* s, ucs_status_t status) {
   if (s->large()) {
     std::erase(c.large, s);
     c.large_bytes -= s->payload_bytes();
-    if (!c.to->large.empty()) sendable_.push_back(c.to);
+    c.moved = clock::now();
+    --large_under_way_;
+    if (!c.broken && !c.to->large.empty()) attend(*c.to);
   }
   if (status != UCS_OK) broke(c);
 }
@@ -316,8 +364,8 @@ ucs_status_t ucx_connections::receive(std::span<const std::byte> header, void* d
   if (!read || read->payload_bytes != bytes || read->sender == self_) return UCS_OK;
   peer* from = sender_of(*read);
   if (from == nullptr) return UCS_OK;
-  from->knows_us = true;
-  if (!from->over) want_connection(*from);
+  heard(*from, *read);
+  if (read->hello) return UCS_OK;
 
   auto r = std::make_unique<receiving>();
   *r = {this, from, header.size(), std::move(read->what), nullptr};

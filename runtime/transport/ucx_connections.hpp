@@ -27,8 +27,15 @@ struct traffic_counters {
 };
 
 /// Moves messages over a worker's endpoints: one for each peer, made at the first message of either side, because only a side with
-/// an endpoint of its own is told when the connection breaks. A broken one is closed, what was to go over it is dropped, and
-/// the next message makes another, after a pause. Belongs to the transport thread, like the worker, which outlives it.
+/// an endpoint of its own is told when the connection breaks. A broken one is closed, what was to go over it is dropped, and the
+/// next message makes another, after a pause.
+///
+/// A live peer is not told that its counterpart was closed, and UCX then loses its large messages without a word. So connections
+/// have numbers, which go up and come with every message: who hears of a higher one than his own makes a new connection. Each
+/// begins with a hello, and one whose large messages do not move says hello now and then, which the other side answers if it is
+/// ahead.
+///
+/// Belongs to the transport thread, like the worker, which outlives it.
 class ucx_connections {
  public:
   using time_point = std::chrono::steady_clock::time_point;
@@ -52,8 +59,6 @@ class ucx_connections {
   void forget(const std::string& to);
   /// Closes what broke, connects to whom it is time, sends what waited.
   void advance(time_point now);
-  /// Nothing is left for `advance` to do before something moves, or `next_due` is over.
-  [[nodiscard]] bool settled() const { return broken_.empty() && sendable_.empty(); }
   /// When `advance` has to be called again even if nothing moves.
   [[nodiscard]] std::optional<time_point> next_due(time_point now) const;
   /// What has come since the last call.
@@ -67,8 +72,11 @@ class ucx_connections {
 
   peer& peer_at(const std::string& address, instance_id instance);
   peer* sender_of(const message_header& header);
-  void want_connection(peer& p);
+  void attend(peer& p);
   void connect(peer& p, time_point now);
+  void say_hello(connection& c);
+  void probe(time_point now);
+  void heard(peer& from, const message_header& header);
   void close(peer& p, time_point retry_at);
   void broke(connection& c);
   void send_waiting(peer& p);
@@ -83,11 +91,12 @@ class ucx_connections {
   const std::string address_;
   /// Never forgotten: who has once sent us a message does not tell its address again.
   std::unordered_map<instance_id, std::unique_ptr<peer>> peers_;
-  std::vector<peer*> unconnected_;                    ///< that shall be
-  std::vector<peer*> sendable_;                       ///< whose large messages may go on
+  std::vector<peer*> attended_;                       ///< for whom `advance` has something to do
   std::vector<connection*> broken_;                   ///< not closed yet
   std::vector<std::unique_ptr<connection>> closing_;  ///< until UCX has let go of them
-  std::int64_t receiving_ = 0;                        ///< payloads under way
+  std::int64_t receiving_ = 0;                        ///< payloads under way to us
+  std::int64_t large_under_way_ = 0;                  ///< messages under way to others
+  time_point probe_at_{};
   std::vector<arrival> arrived_;
 };
 

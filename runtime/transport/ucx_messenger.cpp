@@ -142,7 +142,7 @@ class ucx_messenger final : public messenger {
       for (int i = 0; i < progress_calls_max && worker->progress(); ++i) moved = true;
       hand_over(*connections);
       tick();
-      if (!moved && connections->settled()) worker->wait(bell_.fd(), sleep_max(*connections));
+      if (!moved && !stopping_) worker->wait(bell_.fd(), sleep_max(*connections));
     }
   }
 

@@ -35,6 +35,8 @@ constexpr setting environment[] = {
 
 // Read while libucs is loaded: too late for the environment.
 constexpr setting options[] = {
+    // UCX writes to standard output, for one thing whenever a peer goes away; what matters comes back as a status.
+    {"LOG_LEVEL", "fatal"},
     // Settings of transports that are not in use are no mistake.
     {"WARN_UNUSED_ENV_VARS", "n"},
 };

@@ -1,7 +1,9 @@
 #include "runtime/transport/ucx_worker.hpp"
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
+#include <sstream>
 
 #include <fmt/format.h>
 #include <poll.h>
@@ -12,6 +14,21 @@ namespace baton {
 namespace {
 
 using config_handle = std::unique_ptr<ucp_config_t, decltype(&ucp_config_release)>;
+
+bool device_exists(const std::string& name) {
+  const std::string host = name.substr(0, name.find(':'));  // the rest is a port
+  return std::filesystem::exists("/sys/class/net/" + host) || std::filesystem::exists("/sys/class/infiniband/" + host);
+}
+
+/// UCX goes on without a device that is not there, and then reaches nobody.
+void check_devices(const std::string& net_devices) {
+  std::istringstream names(net_devices);
+  for (std::string name; std::getline(names, name, ',');) {
+    if (name != "all" && !device_exists(name)) {
+      throw fault(fault_code::bad_input, fmt::format("there is no network device '{}'", name), "network devices");
+    }
+  }
+}
 
 config_handle read_config(const std::string& net_devices) {
   ucp_config_t* read = nullptr;
@@ -30,6 +47,7 @@ void check_ucx(ucs_status_t status, const char* what) {
 
 ucx_worker::ucx_worker(const std::string& net_devices) {
   apply_ucx_settings();
+  check_devices(net_devices);
   const auto config = read_config(net_devices);
   ucp_params_t what{};
   what.field_mask = UCP_PARAM_FIELD_FEATURES;
@@ -44,9 +62,6 @@ ucx_worker::ucx_worker(const std::string& net_devices) {
   if (found == UCS_OK) return;
   if (worker_ != nullptr) ucp_worker_destroy(worker_);
   ucp_cleanup(context_);
-  if (found == UCS_ERR_NO_DEVICE && !net_devices.empty()) {
-    throw fault(fault_code::bad_input, fmt::format("no network device '{}' that UCX can use", net_devices));
-  }
   check_ucx(found, "making a worker");
 }
 

@@ -17,7 +17,7 @@ void check_ucx(ucs_status_t status, const char* what);
 /// belongs to one thread.
 class ucx_worker {
  public:
-  /// `net_devices`: as UCX_NET_DEVICES has it; empty leaves the choice to UCX. Throws fault(bad_input) where UCX finds none of them.
+  /// `net_devices`: as UCX_NET_DEVICES has it; empty leaves the choice to UCX. Throws fault(bad_input) where one is not there.
   explicit ucx_worker(const std::string& net_devices);
   ~ucx_worker();
   ucx_worker(const ucx_worker&) = delete;
