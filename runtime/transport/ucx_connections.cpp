@@ -16,8 +16,9 @@ constexpr unsigned message_id = 0;
 
 /// A larger payload is fetched by its receiver: it goes straight into its block instead of through UCX's buffers.
 constexpr std::size_t eager_bytes_max = std::size_t{64} << 10;
-/// Large payloads under way to one peer: enough that the next is ready when one is done.
-constexpr std::size_t window_bytes = std::size_t{32} << 20;
+/// Large payloads under way to one peer: enough that the next is ready when one is done. With twice as much, what the receiver fills
+/// no longer stays in its cache, and a gigabyte costs a quarter more CPU time.
+constexpr std::size_t window_bytes = std::size_t{16} << 20;
 constexpr auto reconnect_pause = 200ms;
 /// How often closing connections are looked at.
 constexpr auto close_interval = 50ms;
@@ -87,6 +88,7 @@ struct ucx_connections::peer {
   std::uint32_t number = 0;        ///< of our last connection
   std::uint32_t heard_number = 0;  ///< of theirs
   bool knows_us = false;           ///< has sent something, so it has our address
+  bool wanted = false;             ///< there is something to send, or they have a connection to us
   bool attended = false;           ///< is in `attended_`
   bool greet = false;              ///< shall get a hello, because it is behind
 };
@@ -110,6 +112,7 @@ ucx_connections::ucx_connections(ucx_worker& worker, traffic_counters& counters)
 
 ucx_connections::~ucx_connections() {
   const auto deadline = clock::now() + shutdown_time_max;
+  ending_ = true;
   for (auto& [instance, p] : peers_) close(*p, time_point::max());
   // Whatever UCX holds beyond the deadline is left to it: it may still read or write there.
   while (!(closing_.empty() && receiving_ == 0) && clock::now() < deadline) {
@@ -137,6 +140,7 @@ void ucx_connections::send(const std::string& to, message&& m) {
   } else {
     p.small.push_back(std::move(s));
   }
+  p.wanted = true;
   if (p.over) {
     send_waiting(p);
   } else {
@@ -156,8 +160,11 @@ void ucx_connections::advance(time_point now) {
   std::erase_if(closing_, [](const auto& c) { return c->closed && c->under_way == 0; });
   for (peer* p : std::exchange(attended_, {})) {
     p->attended = false;
-    if (p->over && p->over->number < p->heard_number) close(*p, now);
-    if (!p->over) connect(*p, now);
+    if (p->over && p->over->number < p->heard_number) {
+      close(*p, now);
+      p->wanted = true;
+    }
+    if (!p->over && p->wanted) connect(*p, now);
     if (p->over && std::exchange(p->greet, false)) say_hello(*p->over);
     send_waiting(*p);
   }
@@ -246,6 +253,7 @@ void ucx_connections::probe(time_point now) {
 
 void ucx_connections::heard(peer& from, const message_header& header) {
   from.knows_us = true;
+  from.wanted = true;
   from.heard_number = std::max(from.heard_number, header.connection);
   if (!from.over || from.over->number < from.heard_number) attend(from);
   if (header.hello && header.connection < from.number) {
@@ -258,6 +266,7 @@ void ucx_connections::heard(peer& from, const message_header& header) {
 void ucx_connections::close(peer& p, time_point retry_at) {
   p.small.clear();
   p.large.clear();
+  p.wanted = false;
   p.connect_after = retry_at;
   if (!p.over) return;
   auto c = std::move(p.over);
@@ -360,6 +369,7 @@ void ucx_connections::sent(sending* s, ucs_status_t status) {
 /// Called by UCX: nothing may be thrown. What is no message, or has no place in memory, is dropped as if it had been lost.
 ucs_status_t ucx_connections::receive(std::span<const std::byte> header, void* data, std::size_t bytes,
                                       bool rendezvous) try {
+  if (ending_) return UCS_OK;
   auto read = read_header(header);
   if (!read || read->payload_bytes != bytes || read->sender == self_) return UCS_OK;
   peer* from = sender_of(*read);

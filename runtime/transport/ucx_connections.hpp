@@ -98,6 +98,7 @@ class ucx_connections {
   std::int64_t large_under_way_ = 0;                  ///< messages under way to others
   time_point probe_at_{};
   std::vector<arrival> arrived_;
+  bool ending_ = false;  ///< takes nothing any more
 };
 
 }  // namespace baton
