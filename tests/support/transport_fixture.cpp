@@ -1,9 +1,13 @@
 #include "tests/support/transport_fixture.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <random>
 #include <stdexcept>
+#include <thread>
 #include <utility>
+
+#include "runtime/transport/ucx_messenger.hpp"
 
 namespace baton {
 namespace {
@@ -53,6 +57,25 @@ const std::string& process_fixture::relay_address(int node) const {
   return relays_.at(static_cast<std::size_t>(node)).post->address();
 }
 
+void process_fixture::introduce_everybody() {
+  std::vector<messenger*> all{stranger_.get()};
+  for (auto& r : relays_) all.push_back(r.post.get());
+  for (auto& w : workers_) all.push_back(w.post.get());
+  for (auto* from : all) {
+    for (auto* to : all) {
+      // Of no job: nobody minds it.
+      if (from != to) from->send(to->address(), {.kind = message_kind::want});
+    }
+  }
+  const auto others = static_cast<std::int64_t>(all.size()) - 1;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  const auto waits = [&](messenger* who) { return who->traffic().messages_received < others; };
+  while (std::any_of(all.begin(), all.end(), waits)) {
+    if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("the processes do not reach each other");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
 void process_fixture::stop(int process) { workers_.at(static_cast<std::size_t>(process)).post->listen(nullptr); }
 
 void process_fixture::go_on(int process) {
@@ -69,6 +92,10 @@ void process_fixture::kill(int process) {
 void faulty_fixture::kill(int process) {
   faults_->kill(address(process));
   process_fixture::kill(process);
+}
+
+ucx_fixture::ucx_fixture() : process_fixture([] { return make_ucx_messenger(ucx_options{}); }) {
+  introduce_everybody();
 }
 
 rank_seat take_seat(transport_fixture& fixture, job_id job, int rank) {

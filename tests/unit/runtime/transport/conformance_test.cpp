@@ -8,7 +8,6 @@
 #include <gtest/gtest.h>
 
 #include "kernels/fault.hpp"
-#include "runtime/transport/ucx_messenger.hpp"
 #include "tests/support/transport_fixture.hpp"
 
 /// What every transport promises, whatever moves its blocks.
@@ -741,8 +740,7 @@ const network_kind faulty_kind{"faulty", [] {
                                  return std::make_unique<faulty_fixture>(
                                      fault_plan{.drop = 0.002, .duplicate = 0.1, .delay = 0.3, .delay_max = 2ms});
                                }};
-const network_kind ucx_kind{
-    "ucx", [] { return std::make_unique<process_fixture>([] { return make_ucx_messenger(ucx_options{}); }); }};
+const network_kind ucx_kind{"ucx", [] { return std::make_unique<ucx_fixture>(); }};
 
 INSTANTIATE_TEST_SUITE_P(networks, transport_conformance, testing::Values(local_kind, faulty_kind, ucx_kind),
                          name_of_kind);
