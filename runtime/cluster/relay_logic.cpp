@@ -41,29 +41,29 @@ void relay_logic::block_given(const std::string& from, const block_key& key, ran
     if (!to.empty() && to != address_ && to != from && others.insert(to).second)
       actions_.emplace_back(send_block{to, message_kind::forward, key, targets});
   }
-  keep(job, key);
+  keep(job, key, targets);
 }
 
-void relay_logic::block_forwarded(const block_key& key) {
-  if (lacks(key)) keep(jobs_.at(key.job), key);
+void relay_logic::block_forwarded(const block_key& key, rank_range targets) {
+  if (lacks(key)) keep(jobs_.at(key.job), key, targets);
 }
 
 void relay_logic::block_wanted(const std::string& from, const block_key& key) {
   const auto found = jobs_.find(key.job);
   if (found == jobs_.end()) return;
   auto& job = found->second;
-  if (job.held.contains(key)) {
-    actions_.emplace_back(send_block{from, message_kind::answer, key, {}});
+  if (const auto held = job.held.find(key); held != job.held.end()) {
+    actions_.emplace_back(send_block{from, message_kind::answer, key, held->second});
   } else if (job.wants < wants_max && job.waiting[key].insert(from).second) {
     ++job.wants;
   }
 }
 
-void relay_logic::keep(job_entry& job, const block_key& key) {
-  job.held.insert(key);
+void relay_logic::keep(job_entry& job, const block_key& key, rank_range targets) {
+  job.held.emplace(key, targets);
   const auto found = job.waiting.find(key);
   if (found == job.waiting.end()) return;
-  for (const auto& to : found->second) actions_.emplace_back(send_block{to, message_kind::answer, key, {}});
+  for (const auto& to : found->second) actions_.emplace_back(send_block{to, message_kind::answer, key, targets});
   job.wants -= found->second.size();
   job.waiting.erase(found);
 }

@@ -53,8 +53,8 @@ class relay_logic {
   /// waits for it here.
   void block_given(const std::string& from, const block_key& key, rank_range targets);
   /// The same for a block of another node's ranks, which that node's relay sends to everybody.
-  void block_forwarded(const block_key& key);
-  /// Answered at once, or as soon as the block is there.
+  void block_forwarded(const block_key& key, rank_range targets);
+  /// Answered at once, or as soon as the block is there; the answer says who else is to get it.
   void block_wanted(const std::string& from, const block_key& key);
 
   /// What is to be done now, in order; empties the list.
@@ -63,12 +63,12 @@ class relay_logic {
  private:
   struct job_entry {
     std::vector<std::string> relays;                     ///< address of the relay of each rank's node
-    std::set<block_key> held;                            ///< in the log
+    std::map<block_key, rank_range> held;                ///< in the log, with their targets
     std::map<block_key, std::set<std::string>> waiting;  ///< who asked for what is not there yet
     std::size_t wants = 0;                               ///< in `waiting`
   };
 
-  void keep(job_entry& job, const block_key& key);
+  void keep(job_entry& job, const block_key& key, rank_range targets);
 
   const std::string address_;
   std::map<job_id, job_entry> jobs_;

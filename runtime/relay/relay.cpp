@@ -94,7 +94,7 @@ void relay::take(const std::string& from, const message& m) {
       return give_up(m.key.job, why);
     }
     lock.lock();
-    m.kind == message_kind::put ? logic_.block_given(from, m.key, m.targets) : logic_.block_forwarded(m.key);
+    m.kind == message_kind::put ? logic_.block_given(from, m.key, m.targets) : logic_.block_forwarded(m.key, m.targets);
   }
   // Only now: a block is acknowledged when it is in the log, or nobody needs it (any more).
   if (m.delivery != 0) static_cast<void>(inbox_.first_time(from, m.delivery));
@@ -111,8 +111,8 @@ void relay::tick() {
     due = outbox_.due(std::chrono::steady_clock::now());
     acknowledgements = inbox_.take_acknowledgements();
   }
-  for (auto& again : due) network_->send(again.to, std::move(again.what));
-  for (const auto& [to, deliveries] : acknowledgements) network_->send(to, acknowledgement_of(deliveries));
+  for (auto& again : due) send(again.to, std::move(again.what));
+  for (const auto& [to, deliveries] : acknowledgements) send(to, acknowledgement_of(deliveries));
 }
 
 // ---- what follows ----
@@ -124,15 +124,17 @@ void relay::perform(std::vector<relay_action>&& actions, const std::shared_ptr<c
       continue;
     }
     const auto& sending = std::get<send_block>(action);
+    std::shared_ptr<const block> b = at_hand;
     try {
-      if (auto b = at_hand ? at_hand : log_.get(sending.key)) send(sending, std::move(b));
+      if (!b) b = log_.get(sending.key);
     } catch (const fault& why) {
       give_up(sending.key.job, why);
     }
+    if (b) send(sending, std::move(b));
   }
 }
 
-void relay::send(const send_block& action, std::shared_ptr<const block> b) {
+void relay::send(const send_block& action, std::shared_ptr<const block>&& b) {
   message m{.kind = action.kind, .key = action.key, .targets = action.targets, .payload = std::move(b)};
   if (action.kind == message_kind::forward) {
     const std::lock_guard lock(mutex_);
@@ -140,7 +142,16 @@ void relay::send(const send_block& action, std::shared_ptr<const block> b) {
     if (!logic_.holds(action.key)) return;
     m = outbox_.post(action.to, std::move(m), std::chrono::steady_clock::now());
   }
-  network_->send(action.to, std::move(m));
+  send(action.to, std::move(m));
+}
+
+void relay::send(const std::string& to, message&& m) {
+  const job_id job = m.key.job;
+  try {
+    network_->send(to, std::move(m));
+  } catch (const fault& why) {
+    give_up(job, why);
+  }
 }
 
 void relay::give_up(job_id job, const fault& why) {

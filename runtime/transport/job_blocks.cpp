@@ -23,6 +23,7 @@ bool job_blocks::leave(int rank) {
   auto& entry = ranks_here_.at(rank);
   entry.bell = nullptr;
   entry.read.clear();
+  entry.given.clear();
   for (auto at = relayed_.begin(); at != relayed_.end();) {
     at->second.readers.erase(rank);
     at = at->second.readers.empty() ? relayed_.erase(at) : std::next(at);
@@ -103,6 +104,7 @@ void job_blocks::hold(std::map<block_key, relayed_block>::iterator at, rank_rang
 }
 
 void job_blocks::given_here(const block_key& key, rank_range targets, std::shared_ptr<const block> b) {
+  ranks_here_.at(key.source).given.insert(key);
   const auto at = relayed_.try_emplace(key).first;
   if (!at->second.held) hold(at, targets, std::move(b));
 }
@@ -126,7 +128,14 @@ bool job_blocks::miss(int rank, const block_key& key, time now) {
   const auto [at, is_new] = relayed_.try_emplace(key);
   at->second.readers.insert(rank);
   if (is_new) at->second.ask_again = now + want_again;
-  return is_new;
+  return is_new && !will_be_given_here(key);
+}
+
+bool job_blocks::will_be_given_here(const block_key& key) const {
+  // A later attempt may leave out what its relay has had from an earlier one.
+  const auto source = ranks_here_.find(key.source);
+  return source != ranks_here_.end() && source->second.bell && place_of(key.source).attempt == 0 &&
+         !source->second.given.contains(key);
 }
 
 std::vector<block_key> job_blocks::due(time now) {

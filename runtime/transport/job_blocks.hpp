@@ -59,7 +59,8 @@ class job_blocks {
   void answered(const block_key& key, rank_range targets, std::shared_ptr<const block> b);
   /// Null: not here (yet).
   [[nodiscard]] std::shared_ptr<const block> take_relayed(int rank, const block_key& key);
-  /// A rank misses a block. True: the relay is to be asked now; nobody here has.
+  /// A rank misses a block. True: the relay is to be asked now; nobody here has. One that a rank here has yet to give away for the
+  /// first time need not be asked for at once.
   [[nodiscard]] bool miss(int rank, const block_key& key, time now);
   /// What the relay is to be asked for again.
   [[nodiscard]] std::vector<block_key> due(time now);
@@ -68,7 +69,8 @@ class job_blocks {
   struct rank_here {
     doorbell* bell = nullptr;  ///< of the rank's device, while it has joined
     std::map<block_key, std::shared_ptr<const block>> mailbox;
-    std::set<block_key> read;  ///< relayed blocks: what comes again is not held for this rank
+    std::set<block_key> read;   ///< relayed blocks: what comes again is not held for this rank
+    std::set<block_key> given;  ///< relayed blocks of the rank's own
   };
   struct relayed_block {
     std::shared_ptr<const block> held;  ///< null: asked for
@@ -76,6 +78,7 @@ class job_blocks {
     time ask_again;
   };
 
+  [[nodiscard]] bool will_be_given_here(const block_key& key) const;
   [[nodiscard]] bool has(int rank) const { return rank >= 0 && rank < ranks(); }
   void hold(std::map<block_key, relayed_block>::iterator at, rank_range targets, std::shared_ptr<const block> b);
 

@@ -120,6 +120,7 @@ ucx_connections::~ucx_connections() {
     std::erase_if(closing_, [](const auto& c) { return c->closed && c->under_way == 0; });
   }
   for (auto& c : closing_) static_cast<void>(c.release());
+  worker_.finish(deadline);
 }
 
 void ucx_connections::send(const std::string& to, message&& m) {

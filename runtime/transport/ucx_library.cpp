@@ -36,6 +36,7 @@ ucx_library load() {
   find(library, "ucp_worker_arm", found.ucp_worker_arm);
   find(library, "ucp_worker_create", found.ucp_worker_create);
   find(library, "ucp_worker_destroy", found.ucp_worker_destroy);
+  find(library, "ucp_worker_flush_nbx", found.ucp_worker_flush_nbx);
   find(library, "ucp_worker_get_address", found.ucp_worker_get_address);
   find(library, "ucp_worker_get_efd", found.ucp_worker_get_efd);
   find(library, "ucp_worker_progress", found.ucp_worker_progress);

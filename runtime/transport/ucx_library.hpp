@@ -20,6 +20,7 @@ struct ucx_library {
   decltype(&::ucp_worker_arm) ucp_worker_arm = nullptr;
   decltype(&::ucp_worker_create) ucp_worker_create = nullptr;
   decltype(&::ucp_worker_destroy) ucp_worker_destroy = nullptr;
+  decltype(&::ucp_worker_flush_nbx) ucp_worker_flush_nbx = nullptr;
   decltype(&::ucp_worker_get_address) ucp_worker_get_address = nullptr;
   decltype(&::ucp_worker_get_efd) ucp_worker_get_efd = nullptr;
   decltype(&::ucp_worker_progress) ucp_worker_progress = nullptr;

@@ -61,8 +61,27 @@ ucx_worker::ucx_worker(const std::string& net_devices) {
 }
 
 ucx_worker::~ucx_worker() {
+  if (!finished_) return;
   ucx().ucp_worker_destroy(worker_);
   ucx().ucp_cleanup(context_);
+}
+
+void ucx_worker::finish(std::chrono::steady_clock::time_point deadline) {
+  finished_ = false;
+  // What comes in during a flush may be answered too: done is a worker that has nothing to flush.
+  while (std::chrono::steady_clock::now() < deadline) {
+    ucp_request_param_t how{};
+    auto* request = ucx().ucp_worker_flush_nbx(worker_, &how);
+    if (!UCS_PTR_IS_PTR(request)) {
+      finished_ = true;
+      return;
+    }
+    while (ucx().ucp_request_check_status(request) == UCS_INPROGRESS) {
+      if (std::chrono::steady_clock::now() >= deadline) return;
+      if (!progress()) wait(-1, std::chrono::milliseconds(10));
+    }
+    ucx().ucp_request_free(request);
+  }
 }
 
 void ucx_worker::wait(int other_fd, std::optional<std::chrono::nanoseconds> time_max) {

@@ -26,10 +26,16 @@ class ucx_worker {
   /// once where there is something to do already.
   void wait(int other_fd, std::optional<std::chrono::nanoseconds> time_max);
 
+  /// Before destruction: sends what UCX still has to send by itself. It answers whoever connects, over an endpoint of its own, and
+  /// aborts the program if the worker is destroyed before such an answer is on its way; past the deadline the worker is therefore
+  /// left as it is.
+  void finish(std::chrono::steady_clock::time_point deadline);
+
  private:
   ucp_context_h context_ = nullptr;
   ucp_worker_h worker_ = nullptr;
   int event_fd_ = -1;
+  bool finished_ = true;
 };
 
 }  // namespace baton

@@ -18,7 +18,9 @@ block_key key_of(job_id job, int layer, int source) {
   return {.job = job, .layer = static_cast<std::uint16_t>(layer), .source = static_cast<std::uint16_t>(source)};
 }
 
-send_block answer_to(const std::string& to, const block_key& key) { return {to, message_kind::answer, key, {}}; }
+send_block answer_to(const std::string& to, const block_key& key, rank_range targets) {
+  return {to, message_kind::answer, key, targets};
+}
 
 /// Six ranks on three nodes, two each; rank 5's node has no relay that can be reached.
 reserve_log six_ranks(job_id job) { return {job, 1000, {"here", "here", "there", "there", "far", ""}}; }
@@ -87,7 +89,7 @@ TEST_F(relay_logic_test, never_sends_a_block_back_to_where_it_came_from) {
 }
 
 TEST_F(relay_logic_test, a_forwarded_block_goes_no_further) {
-  logic.block_forwarded(key_of(1, 0, 2));
+  logic.block_forwarded(key_of(1, 0, 2), {3, 6});
   EXPECT_THAT(sent(logic), IsEmpty());
   EXPECT_TRUE(logic.holds(key_of(1, 0, 2)));
   EXPECT_FALSE(logic.lacks(key_of(1, 0, 2)));
@@ -100,7 +102,7 @@ TEST_F(relay_logic_test, a_duplicate_changes_nothing_whatever_its_attempt_and_wa
   again.attempt = 3;
   EXPECT_FALSE(logic.lacks(again));
   logic.block_given("another worker", again, {1, 6});
-  logic.block_forwarded(again);
+  logic.block_forwarded(again, {3, 6});
   EXPECT_THAT(logic.take_actions(), IsEmpty());
 }
 
@@ -109,7 +111,8 @@ TEST_F(relay_logic_test, a_want_is_answered_at_once_and_as_often_as_it_comes) {
   static_cast<void>(logic.take_actions());
   logic.block_wanted("a", key_of(1, 0, 0));
   logic.block_wanted("a", key_of(1, 0, 0));
-  EXPECT_THAT(sent(logic), ElementsAre(answer_to("a", key_of(1, 0, 0)), answer_to("a", key_of(1, 0, 0))));
+  EXPECT_THAT(sent(logic),
+              ElementsAre(answer_to("a", key_of(1, 0, 0), {1, 2}), answer_to("a", key_of(1, 0, 0), {1, 2})));
 }
 
 TEST_F(relay_logic_test, wants_before_the_block_wait_for_it_one_for_each_process) {
@@ -118,11 +121,12 @@ TEST_F(relay_logic_test, wants_before_the_block_wait_for_it_one_for_each_process
   logic.block_wanted("a", key_of(1, 0, 2));
   logic.block_wanted("a", key_of(1, 1, 2));
   EXPECT_THAT(logic.take_actions(), IsEmpty());
-  logic.block_forwarded(key_of(1, 0, 2));
-  EXPECT_THAT(sent(logic), ElementsAre(answer_to("a", key_of(1, 0, 2)), answer_to("b", key_of(1, 0, 2))));
+  logic.block_forwarded(key_of(1, 0, 2), {3, 6});
+  EXPECT_THAT(sent(logic),
+              ElementsAre(answer_to("a", key_of(1, 0, 2), {3, 6}), answer_to("b", key_of(1, 0, 2), {3, 6})));
   logic.block_given("a", key_of(1, 1, 2), {3, 4});
   EXPECT_THAT(sent(logic), ElementsAre(send_block{"there", message_kind::forward, key_of(1, 1, 2), {3, 4}},
-                                       answer_to("a", key_of(1, 1, 2))));
+                                       answer_to("a", key_of(1, 1, 2), {3, 4})));
 }
 
 TEST_F(relay_logic_test, knows_nothing_of_jobs_that_were_released_or_never_admitted) {
@@ -131,7 +135,7 @@ TEST_F(relay_logic_test, knows_nothing_of_jobs_that_were_released_or_never_admit
   for (const job_id job : {job_id{1}, job_id{9}}) {
     EXPECT_FALSE(logic.lacks(key_of(job, 0, 0)));
     logic.block_given("worker", key_of(job, 0, 0), {1, 6});
-    logic.block_forwarded(key_of(job, 1, 0));
+    logic.block_forwarded(key_of(job, 1, 0), {3, 6});
     logic.block_wanted("a", key_of(job, 0, 0));
     logic.job_released(job);
   }
@@ -157,11 +161,11 @@ TEST_F(relay_logic_test, remembers_so_many_wants_of_a_job_and_no_more) {
   for (std::size_t i = 0; i <= relay_logic::wants_max; ++i)
     logic.block_wanted(std::to_string(i), key_of(1, static_cast<int>(i % 100), 2));
   logic.block_wanted("late", key_of(1, 3, 2));
-  for (int layer = 0; layer < 100; ++layer) logic.block_forwarded(key_of(1, layer, 2));
+  for (int layer = 0; layer < 100; ++layer) logic.block_forwarded(key_of(1, layer, 2), {3, 6});
   EXPECT_EQ(sent(logic).size(), relay_logic::wants_max);
   logic.block_wanted("late", key_of(1, 200, 2));
-  logic.block_forwarded(key_of(1, 200, 2));
-  EXPECT_THAT(sent(logic), ElementsAre(answer_to("late", key_of(1, 200, 2)))) << "there is room again";
+  logic.block_forwarded(key_of(1, 200, 2), {3, 6});
+  EXPECT_THAT(sent(logic), ElementsAre(answer_to("late", key_of(1, 200, 2), {3, 6}))) << "there is room again";
 }
 
 /// Several relays with their processes; what they say to each other lies in a bag, and is taken out in any order, some of it
@@ -231,7 +235,8 @@ RC_GTEST_PROP(relay_logic_property, every_node_gets_each_block_once_and_every_wa
       }
     } else {
       RC_ASSERT(relay.lacks(m.key) == (live && !there.contains({m.node, m.key})));
-      m.kind == message_kind::put ? relay.block_given(m.from, m.key, m.targets) : relay.block_forwarded(m.key);
+      m.kind == message_kind::put ? relay.block_given(m.from, m.key, m.targets)
+                                  : relay.block_forwarded(m.key, m.targets);
       if (live && there.emplace(m.node, m.key).second) {
         for (const auto& who : waiting[{m.node, m.key}]) ++expected[{who, m.key}];
       }

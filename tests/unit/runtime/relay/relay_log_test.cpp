@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "kernels/fault.hpp"
+#include "tests/support/open_files.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 namespace baton {
@@ -148,17 +149,6 @@ bool reads_back(const relay_log& log, const block_key& key, const block& expecte
   const auto whole = log.get(key);
   return log.read(key, parts) && std::ranges::equal(got, expected.bytes) && whole && whole->bytes == expected.bytes &&
          whole->checksum == expected.checksum;
-}
-
-/// Descriptors of this process that stand for files in `directory`, which have no names there.
-std::vector<int> files_open_in(const std::filesystem::path& directory) {
-  std::vector<int> found;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    std::error_code gone;
-    const auto to = std::filesystem::read_symlink(entry.path(), gone).string();
-    if (to.starts_with(directory.string() + "/")) found.push_back(std::stoi(entry.path().filename()));
-  }
-  return found;
 }
 
 template <class Call>
