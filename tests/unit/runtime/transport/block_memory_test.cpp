@@ -1,6 +1,6 @@
 #include "runtime/transport/block_memory.hpp"
 
-#include <cstring>
+#include <algorithm>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -15,7 +15,7 @@ TEST(block_memory, blocks_of_all_lengths_hold_their_bytes) {
   for (const std::size_t bytes : {0U, 1U, 1000U, 1U << 20, (1U << 20) + 1, (1U << 20) - 1, 3'333'333U, 8U << 20}) {
     for (int times = 0; times < 2; ++times) {
       blocks.emplace_back(bytes);
-      std::memset(blocks.back().data(), static_cast<int>(blocks.size()), bytes);
+      std::fill(blocks.back().begin(), blocks.back().end(), static_cast<std::byte>(blocks.size()));
     }
   }
   for (std::size_t i = 0; i < blocks.size(); ++i) {
