@@ -84,7 +84,7 @@ class worker_processes {
 };
 
 int run_node(const process_options& options) {
-  actors::process_end end;
+  const actors::process_end end;
   const auto config = load_cluster_config(options.config);
   const auto& node = node_of(config, options.node);
   const auto where = actors::parse_coordinator_address(options.coordinator);
@@ -103,7 +103,7 @@ int run_node(const process_options& options) {
     const auto in_front = actors::spawn_relay(
         system, actors::connect(system, where, std::chrono::milliseconds(config.timeouts.startup_ms)), the_relay,
         reports, std::chrono::milliseconds(config.timeouts.progress_ms));
-    end.watch(system, in_front);
+    end.watch(in_front);
     while (end.wait_for(workers.descriptors())) {
       for (auto& gone : workers.take_ended()) reports.put(std::move(gone));
     }

@@ -38,14 +38,10 @@ bool process_end::wait_for(const std::vector<int>& descriptors) const {
          all[0].revents == 0 && all[1].revents == 0;
 }
 
-void process_end::watch_address(caf::actor_system& system, const caf::actor_addr& who) {
-  system.spawn([who, ended = actors_](caf::event_based_actor* self) {
-    self->set_down_handler([self, ended](const caf::down_msg&) {
-      const std::uint64_t one = 1;
-      static_cast<void>(!write(ended, &one, sizeof one));
-      self->quit();
-    });
-    self->monitor(who);
+void process_end::watch_actor(caf::abstract_actor& who) const {
+  who.attach_functor([ended = actors_] {
+    const std::uint64_t one = 1;
+    static_cast<void>(!write(ended, &one, sizeof one));
   });
 }
 

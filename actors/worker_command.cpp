@@ -14,7 +14,7 @@ namespace baton {
 namespace {
 
 int run_worker(const process_options& options) {
-  actors::process_end end;
+  const actors::process_end end;
   const auto config = load_cluster_config(options.config);
   const auto where = actors::parse_coordinator_address(options.coordinator);
   const auto node = std::ranges::find(config.nodes, options.node, &node_config::name);
@@ -45,7 +45,7 @@ int run_worker(const process_options& options) {
   const auto in_front = actors::spawn_worker(
       system, actors::connect(system, where, std::chrono::milliseconds(config.timeouts.startup_ms)), worker,
       network.make_endpoint());
-  end.watch(system, in_front);
+  end.watch(in_front);
   static_cast<void>(end.wait_for({}));
   caf::anon_send_exit(in_front, caf::exit_reason::user_shutdown);
   return 0;
