@@ -48,6 +48,12 @@ void add_job_options(CLI::App& app, run_options& o) {
   app.footer(run_examples);
 }
 
+void add_process_options(CLI::App& app, process_options& o) {
+  app.group("Processes of a cluster (baton run starts them)");
+  app.add_option("--config", o.config, "YAML file; - reads standard input")->required()->type_name("FILE|-");
+  app.add_option("--coordinator", o.coordinator, "where it listens")->required()->type_name("HOST:PORT");
+}
+
 }  // namespace
 
 command_line parse_command_line(int argc, char** argv) {
@@ -62,12 +68,21 @@ command_line parse_command_line(int argc, char** argv) {
       ->type_name("STRATEGY");
   run->add_option("--dump", line.run.dump, "writes the first answer token's logits and the chosen units there")
       ->type_name("FILE.safetensors");
+  run->add_option("--trace", line.run.trace, "writes what each rank did when, for https://ui.perfetto.dev")
+      ->type_name("FILE.json");
   run->add_flag("--quiet", line.run.quiet, "prints the answer and nothing else");
   auto* plan = app.add_subcommand("plan", "print blocks, devices, memory, messages and bytes of a job; run nothing");
   add_job_options(*plan, line.run);
   auto* check = app.add_subcommand("check-config", "read a configuration file and print what it means");
   check->add_option("FILE", line.config_to_check, "the file")->required();
   auto* version = app.add_subcommand("version", "print the version and what this machine offers");
+  auto* node = app.add_subcommand("node", "be a node agent: hold the node's KV relay, start a worker for each device");
+  add_process_options(*node, line.process);
+  node->add_option("--name", line.process.node, "the node's name in the file")->required()->type_name("NAME");
+  auto* worker = app.add_subcommand("worker", "be the rank worker of one device");
+  add_process_options(*worker, line.process);
+  worker->add_option("--node", line.process.node, "its node's name in the file")->required()->type_name("NAME");
+  worker->add_option("--device", line.process.device, "its name in the file")->required()->type_name("NAME");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -79,6 +94,8 @@ command_line parse_command_line(int argc, char** argv) {
   if (*plan) line.command = command_kind::plan;
   if (*check) line.command = command_kind::check_config;
   if (*version) line.command = command_kind::version;
+  if (*node) line.command = command_kind::node;
+  if (*worker) line.command = command_kind::worker;
   return line;
 }
 

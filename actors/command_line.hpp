@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "actors/process_commands.hpp"
 #include "runtime/config/cluster_config.hpp"
 
 namespace baton {
@@ -33,15 +34,17 @@ struct run_options {
   std::optional<std::string> compare;
   std::optional<std::filesystem::path> json;
   std::optional<std::filesystem::path> dump;
+  std::optional<std::filesystem::path> trace;
   bool quiet = false;
 };
 
-enum class command_kind : std::uint8_t { none, run, plan, check_config, version };
+enum class command_kind : std::uint8_t { none, run, plan, check_config, version, node, worker };
 
 struct command_line {
   command_kind command = command_kind::none;
   run_options run;
   std::filesystem::path config_to_check;
+  process_options process;  ///< of `node` and `worker`
   /// Set where parsing has ended the program: --help, or a usage error already told on standard error.
   std::optional<int> exit_code;
 };

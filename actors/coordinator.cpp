@@ -1,15 +1,20 @@
 #include "actors/coordinator.hpp"
 
+#include <fmt/format.h>
+
 #include "actors/guard.hpp"
+#include "runtime/plan/plan_costs.hpp"
 #include "runtime/wire/codec.hpp"
 
 namespace baton::actors {
 
 coordinator_state::coordinator_state(coordinator_actor::pointer self, const coordinator_options& options)
-    : self_(self), tick_(options.tick), logic_(options.model, options.limits) {
+    : self_(self), tick_(options.tick), logic_(options.model, options.limits, options.declared) {
   self_->set_down_handler([this](caf::down_msg& down) {
     guard(self_, [&] {
-      lost(caf::actor_cast<caf::actor_addr>(down.source), self_->system().render(down.reason));
+      lost(caf::actor_cast<caf::actor_addr>(down.source), down.reason == caf::exit_reason::remote_link_unreachable
+                                                              ? "the connection to its process has ended"
+                                                              : self_->system().render(down.reason));
       act();
     });
   });
@@ -61,8 +66,9 @@ coordinator_actor::behavior_type coordinator_state::make_behavior() {
           act();
         });
       },
-      [this](count_atom) -> caf::result<std::uint64_t, std::uint64_t> {
-        return {static_cast<std::uint64_t>(logic_.workers()), static_cast<std::uint64_t>(logic_.relays())};
+      [this](count_atom) -> caf::result<std::uint64_t, std::uint64_t, std::string> {
+        return {static_cast<std::uint64_t>(logic_.workers()), static_cast<std::uint64_t>(logic_.relays()),
+                logic_.trouble()};
       },
   };
 }
@@ -146,6 +152,20 @@ void coordinator_state::dismiss_peer(peer_id id) {
 
 double coordinator_state::now_s() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+coordinator_options coordinator_options_of(const cluster_config& config, const checkpoint& model) {
+  coordinator_options options;
+  options.model = {model.config().max_positions, model.config().vocabulary, model.has_retaining_heads(),
+                   shape_of(model.config(), config.model.precision)};
+  options.limits = {.silence_s = config.timeouts.silence_ms / 1000.0,
+                    .stuck_s = config.timeouts.exchange_ms / 1000.0,
+                    .tick_s = config.timeouts.progress_ms / 1000.0};
+  for (const auto& node : config.nodes) {
+    for (const auto& device : node.devices) options.declared.emplace_back(node.name, device.name);
+  }
+  options.tick = std::chrono::milliseconds(config.timeouts.progress_ms);
+  return options;
 }
 
 coordinator_actor spawn_coordinator(caf::actor_system& system, const coordinator_options& options) {

@@ -4,12 +4,15 @@
 
 #include "actors/messages.hpp"
 #include "runtime/cluster/coordinator_logic.hpp"
+#include "runtime/config/cluster_config.hpp"
+#include "runtime/model/checkpoint.hpp"
 
 namespace baton::actors {
 
 struct coordinator_options {
   served_model model;
   coordinator_limits limits;
+  std::vector<std::pair<std::string, std::string>> declared;  ///< node and name of each device, in their order
   std::chrono::milliseconds tick{100};
 };
 
@@ -53,6 +56,8 @@ class coordinator_state {
   std::map<peer_id, client_actor> clients_;
   peer_id last_peer_ = 0;
 };
+
+coordinator_options coordinator_options_of(const cluster_config& config, const checkpoint& model);
 
 coordinator_actor spawn_coordinator(caf::actor_system& system, const coordinator_options& options);
 

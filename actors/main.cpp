@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "actors/command_line.hpp"
+#include "actors/process_commands.hpp"
 #include "actors/run_command.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/fault.hpp"
@@ -37,6 +38,8 @@ int main(int argc, char** argv) {
       case baton::command_kind::plan: return baton::plan_command(line.run);
       case baton::command_kind::check_config: return check_config(line.config_to_check);
       case baton::command_kind::version: return version();
+      case baton::command_kind::node: return baton::node_agent_main(line.process);
+      case baton::command_kind::worker: return baton::rank_worker_main(line.process);
       case baton::command_kind::none: return 2;
     }
     return 2;

@@ -57,20 +57,24 @@ typename Inspector::result_type inspect(Inspector& f, client_update_bytes& x) {
 using tick_atom = caf::atom_constant<caf::atom("tick")>;
 /// The device has told something; it waits in the worker's inbox.
 using device_atom = caf::atom_constant<caf::atom("device")>;
+/// A node agent or its relay has something to report; it waits in their inbox.
+using report_atom = caf::atom_constant<caf::atom("report")>;
 
-/// How many workers and relays have joined.
+/// How many workers and relays have joined, and what has gone wrong with processes that have not; empty: nothing.
 using count_atom = caf::atom_constant<caf::atom("count")>;
 
 using worker_actor =
     caf::typed_actor<caf::reacts_to<worker_command_bytes>, caf::reacts_to<device_atom>, caf::reacts_to<tick_atom>>;
-using relay_actor = caf::typed_actor<caf::reacts_to<relay_command_bytes>, caf::reacts_to<tick_atom>>;
+using relay_actor =
+    caf::typed_actor<caf::reacts_to<relay_command_bytes>, caf::reacts_to<report_atom>, caf::reacts_to<tick_atom>>;
 using client_actor = caf::typed_actor<caf::reacts_to<client_update_bytes>>;
 /// A peer joins with its first message and a handle to answer it; the coordinator monitors it from then on.
 using coordinator_actor =
     caf::typed_actor<caf::reacts_to<worker_actor, worker_report_bytes>, caf::reacts_to<worker_report_bytes>,
                      caf::reacts_to<relay_actor, relay_report_bytes>, caf::reacts_to<relay_report_bytes>,
                      caf::reacts_to<client_actor, client_request_bytes>, caf::reacts_to<client_request_bytes>,
-                     caf::reacts_to<tick_atom>, caf::replies_to<count_atom>::with<std::uint64_t, std::uint64_t>>;
+                     caf::reacts_to<tick_atom>,
+                     caf::replies_to<count_atom>::with<std::uint64_t, std::uint64_t, std::string>>;
 
 }  // namespace baton::actors
 

@@ -1,33 +1,41 @@
 #include "actors/relay.hpp"
 
 #include "actors/guard.hpp"
-#include "runtime/relay/relay.hpp"
 #include "runtime/wire/codec.hpp"
 
 namespace baton::actors {
 
-relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coordinator, const std::string& node,
-                        relay_log& log, std::chrono::milliseconds progress) {
-  return system.spawn(
-      [=, &log](relay_actor::stateful_pointer<std::unique_ptr<relay>> self) -> relay_actor::behavior_type {
-        // Without a messenger a relay speaks only when it is spoken to, so that this is the actor's own turn.
-        self->state = std::make_unique<relay>(node, log, nullptr, [self, coordinator](const relay_report& report) {
-          self->send(coordinator, relay_report_bytes{encode(report)});
-        });
-        self->monitor(coordinator);
-        self->set_down_handler([self](caf::down_msg& down) { self->quit(down.reason); });
-        self->send(coordinator, relay_actor(self), relay_report_bytes{encode(relay_report(self->state->who()))});
-        self->delayed_send(self, progress, tick_atom::value);
-        return {
-            [self](const relay_command_bytes& m) {
-              guard(self, [&] { self->state->coordinator_said(decode_relay_command(m.bytes)); });
-            },
-            [self, coordinator, progress](tick_atom) {
-              self->delayed_send(self, progress, tick_atom::value);
-              self->send(coordinator, relay_report_bytes{encode(relay_report(relay_alive{}))});
-            },
-        };
-      });
+relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coordinator, relay& what,
+                        event_inbox<relay_report>& reports, std::chrono::milliseconds progress) {
+  return system.spawn([=, &what, &reports](relay_actor::pointer self) -> relay_actor::behavior_type {
+    self->monitor(coordinator);
+    self->set_down_handler([self](caf::down_msg& down) { self->quit(down.reason); });
+    self->send(coordinator, relay_actor(self), relay_report_bytes{encode(relay_report(what.who()))});
+    self->delayed_send(self, progress, tick_atom::value);
+    // An address, not a handle: a handle would keep the actor alive.
+    reports.on_first([me = caf::actor_cast<caf::actor_addr>(caf::actor_cast<caf::strong_actor_ptr>(self))] {
+      if (const auto actor = caf::actor_cast<caf::strong_actor_ptr>(me))
+        caf::anon_send(caf::actor_cast<relay_actor>(actor), report_atom::value);
+    });
+    return {
+        [self, &what](const relay_command_bytes& m) {
+          guard(self, [&] { what.coordinator_said(decode_relay_command(m.bytes)); });
+        },
+        [self, coordinator, &reports](report_atom) {
+          guard(self, [&] {
+            for (const auto& report : reports.take()) self->send(coordinator, relay_report_bytes{encode(report)});
+          });
+        },
+        [self, coordinator, progress](tick_atom) {
+          self->delayed_send(self, progress, tick_atom::value);
+          self->send(coordinator, relay_report_bytes{encode(relay_report(relay_alive{}))});
+        },
+    };
+  });
+}
+
+relay_log_options log_options_of(const relay_config& config) {
+  return {config.log_memory_bytes, config.log_disk_bytes, config.log_directory};
 }
 
 }  // namespace baton::actors

@@ -1,16 +1,19 @@
 #pragma once
 
 #include <chrono>
-#include <string>
 
+#include "actors/event_inbox.hpp"
 #include "actors/messages.hpp"
-#include "runtime/relay/relay_log.hpp"
+#include "runtime/config/cluster_config.hpp"
+#include "runtime/relay/relay.hpp"
 
 namespace baton::actors {
 
-/// Spawns a node's KV relay, which admits and drops whole logs; `log`, shared with the node's transport, outlives it. It
-/// joins the coordinator, gives it a sign of life every `progress`, and ends when it does.
-relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coordinator, const std::string& node,
-                        relay_log& log, std::chrono::milliseconds progress);
+/// Spawns the actor in front of a node's KV relay. It joins the coordinator, gives it a sign of life every `progress`, passes on
+/// what comes into `reports`, and ends when the coordinator does. `what` and `reports` outlive it.
+relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coordinator, relay& what,
+                        event_inbox<relay_report>& reports, std::chrono::milliseconds progress);
+
+relay_log_options log_options_of(const relay_config& config);
 
 }  // namespace baton::actors

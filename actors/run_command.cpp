@@ -10,23 +10,23 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "actors/cluster.hpp"
 #include "actors/job_client.hpp"
 #include "actors/job_input.hpp"
-#include "actors/local_cluster.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/model/detokenizer.hpp"
 #include "runtime/observe/dump.hpp"
 #include "runtime/observe/plan_text.hpp"
 #include "runtime/observe/run_result.hpp"
 #include "runtime/observe/run_view.hpp"
+#include "runtime/observe/trace_file.hpp"
 #include "runtime/strategy/strategy.hpp"
 
 namespace baton {
 namespace {
 
+using actors::cluster_devices;
 using actors::job_client;
-using actors::local_cluster;
-using actors::local_devices;
 
 volatile std::sig_atomic_t interrupted = 0;
 
@@ -44,7 +44,7 @@ struct prepared_run {
   checkpoint model;
   std::optional<tokenizer> words;
   prompt input;
-  local_devices devices;
+  cluster_devices devices;
 };
 
 prepared_run prepare(const run_options& options) {
@@ -59,7 +59,7 @@ prepared_run prepare(const run_options& options) {
     if (!options.tokens) throw;
   }
   auto input = read_prompt(options, config, model.config(), words ? &*words : nullptr);
-  local_devices devices(config);
+  cluster_devices devices(config);
   return {std::move(config), std::move(model), std::move(words), std::move(input), std::move(devices)};
 }
 
@@ -90,25 +90,26 @@ costed_plan plan_of(prepared_run& run, const job_options& job) {
 
 /// Room for the largest of the plans on each device, or what the configuration sets. Refused before anything is loaded.
 std::vector<std::int64_t> arenas_for(const prepared_run& run, std::span<const costed_plan> plans) {
-  const auto& node = run.config.nodes.front();
   std::vector<std::int64_t> arenas;
-  for (const auto& device : node.devices) {
-    std::int64_t needed = 0;
-    for (const auto& p : plans) {
-      for (const auto& cost : p.costs.devices) {
-        if (cost.device == device.name) needed = std::max(needed, cost.arena_bytes());
+  for (const auto& node : run.config.nodes) {
+    for (const auto& device : node.devices) {
+      std::int64_t needed = 0;
+      for (const auto& p : plans) {
+        for (const auto& cost : p.costs.devices) {
+          if (cost.node == node.name && cost.device == device.name) needed = std::max(needed, cost.arena_bytes());
+        }
       }
+      // Extents are rounded up and answers come while other pieces are still lent.
+      needed += needed / 64 + (std::int64_t{1} << 20);
+      if (device.memory_bytes > 0 && needed > device.memory_bytes) {
+        throw fault(fault_code::bad_input,
+                    fmt::format("the job needs {} of KV and workspace there, memory is {}; raise it, add devices, or "
+                                "shorten the document",
+                                format_bytes(needed), format_bytes(device.memory_bytes)),
+                    fmt::format("device {}/{}", node.name, device.name));
+      }
+      arenas.push_back(device.memory_bytes > 0 ? device.memory_bytes : needed);
     }
-    // Extents are rounded up and answers come while other pieces are still lent.
-    needed += needed / 64 + (std::int64_t{1} << 20);
-    if (device.memory_bytes > 0 && needed > device.memory_bytes) {
-      throw fault(fault_code::bad_input,
-                  fmt::format("the job needs {} of KV and workspace there, memory is {}; raise it, add devices, or "
-                              "shorten the document",
-                              format_bytes(needed), format_bytes(device.memory_bytes)),
-                  fmt::format("device {}/{}", node.name, device.name));
-    }
-    arenas.push_back(device.memory_bytes > 0 ? device.memory_bytes : needed);
   }
   return arenas;
 }
@@ -130,11 +131,12 @@ struct finished_job {
   run_result result;
   std::vector<float> logits;
   std::vector<selected_units> selected;
+  std::vector<rank_trace> trace;  ///< of each rank
 };
 
 /// Submits one job and follows it to its end. Throws fault: bad_input where the coordinator refuses it.
-finished_job follow(local_cluster& cluster, const prepared_run& run, const job_options& job, bool dump, run_view& view,
-                    const plan_costs& costs) {
+finished_job follow(actors::cluster& cluster, const prepared_run& run, const job_options& job, bool dump, bool trace,
+                    run_view& view, const plan_costs& costs) {
   job_client client(cluster.system(), cluster.coordinator());
   submit_job request;
   request.request_id = "run-" + job.strategy;
@@ -144,6 +146,7 @@ finished_job follow(local_cluster& cluster, const prepared_run& run, const job_o
   request.system_tokens = run.input.system_tokens;
   request.stop_tokens = run.model.config().stop_tokens;
   request.report_dump = dump;
+  request.report_trace = trace;
   client.submit(std::move(request), run.input.document_ids, run.input.query_ids);
 
   finished_job done;
@@ -165,6 +168,7 @@ finished_job follow(local_cluster& cluster, const prepared_run& run, const job_o
     if (!update) continue;
     if (const auto* a = std::get_if<job_accepted>(&*update)) {
       accepted = *a;
+      done.trace.resize(a->plan.shards.size());
       view.plan(a->plan, costs, run.model.config().layers);
     } else if (const auto* refused = std::get_if<job_refused>(&*update)) {
       throw fault(refused->why.code, refused->why.what, refused->why.where);
@@ -178,6 +182,8 @@ finished_job follow(local_cluster& cluster, const prepared_run& run, const job_o
       done.logits.insert(done.logits.end(), logits->values.begin(), logits->values.end());
     } else if (const auto* units = std::get_if<chosen_units>(&*update)) {
       done.selected.push_back({units->layer, units->rank, units->kv_heads, units->indices});
+    } else if (const auto* recorded = std::get_if<trace_spans>(&*update)) {
+      done.trace.at(static_cast<std::size_t>(recorded->rank)).append(recorded->recorded);
     } else if (const auto* failed = std::get_if<job_failed>(&*update)) {
       view.answer_done();
       throw fault(failed->why.code == fault_code::bad_input ? fault_code::internal : failed->why.code, failed->why.what,
@@ -223,6 +229,7 @@ int run_command(const run_options& options) {
   try {
     check_writable("--json", options.json);
     check_writable("--dump", options.dump);
+    check_writable("--trace", options.trace);
     run.emplace(prepare(options));
     jobs.push_back(run->config.job);
     if (options.compare) jobs.push_back(compared_job(run->config, *options.compare));
@@ -237,10 +244,11 @@ int run_command(const run_options& options) {
     if (!run->words) view.message("no tokenizer could be loaded: the answer has ids and no text");
     std::int64_t positions = 0;
     for (const auto& job : jobs) positions = std::max(positions, positions_needed(*run, job));
-    local_cluster cluster(run->config, run->model, run->devices, arenas, positions);
+    const auto cluster = actors::start_cluster(run->config, run->model, run->devices, arenas, positions);
     std::vector<finished_job> done;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
-      done.push_back(follow(cluster, *run, jobs[i], options.dump && i == 0, view, plans[i].costs));
+      done.push_back(
+          follow(*cluster, *run, jobs[i], options.dump && i == 0, options.trace && i == 0, view, plans[i].costs));
       if (!options.quiet) fmt::print("\n{}", table(done.back().result));
       std::fflush(stdout);
     }
@@ -253,6 +261,7 @@ int run_command(const run_options& options) {
     }
     if (options.json) write_json(*options.json, json);
     if (options.dump) write_dump(*options.dump, done.front().logits, done.front().selected);
+    if (options.trace) write_trace(*options.trace, done.front().result.plan, done.front().trace);
     return 0;
   } catch (const fault& why) {
     if (interrupted) {

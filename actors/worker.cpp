@@ -1,9 +1,11 @@
 #include "actors/worker.hpp"
 
 #include <memory>
-#include <mutex>
 #include <utility>
 
+#include <unistd.h>
+
+#include "actors/event_inbox.hpp"
 #include "actors/guard.hpp"
 #include "runtime/cluster/worker_logic.hpp"
 #include "runtime/device/device_loop.hpp"
@@ -11,25 +13,6 @@
 
 namespace baton::actors {
 namespace {
-
-/// Device events cross from the compute thread to the actor here; the actor is only told that there are some.
-class device_inbox {
- public:
-  /// True if the actor must be told.
-  bool put(device_event event) {
-    const std::lock_guard lock(mutex_);
-    events_.push_back(std::move(event));
-    return events_.size() == 1;
-  }
-  std::vector<device_event> take() {
-    const std::lock_guard lock(mutex_);
-    return std::exchange(events_, {});
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<device_event> events_;
-};
 
 class worker_state {
  public:
@@ -41,15 +24,13 @@ class worker_state {
         network_(std::move(network)),
         device_(std::move(device)),
         logic_({options.device.node, options.device.name, options.kernels->kernel_class(),
-                static_cast<std::int64_t>(options.device.memory_bytes)}),
-        // The compute thread holds an address, not a handle: a handle would keep the actor alive that owns the thread.
-        loop_(*device_, *network_,
-              [this, me = caf::actor_cast<caf::actor_addr>(caf::actor_cast<caf::strong_actor_ptr>(self))](
-                  device_event event) {
-                if (!inbox_.put(std::move(event))) return;
-                if (const auto worker = caf::actor_cast<caf::strong_actor_ptr>(me))
-                  caf::anon_send(caf::actor_cast<worker_actor>(worker), device_atom::value);
-              }) {
+                static_cast<std::int64_t>(options.device.memory_bytes), options.address, getpid()}),
+        loop_(*device_, *network_, [this](device_event event) { inbox_.put(std::move(event)); }) {
+    // An address, not a handle: a handle would keep the actor alive that owns the compute thread.
+    inbox_.on_first([me = caf::actor_cast<caf::actor_addr>(caf::actor_cast<caf::strong_actor_ptr>(self))] {
+      if (const auto worker = caf::actor_cast<caf::strong_actor_ptr>(me))
+        caf::anon_send(caf::actor_cast<worker_actor>(worker), device_atom::value);
+    });
     self_->monitor(coordinator_);
     self_->set_down_handler([self](caf::down_msg& down) { self->quit(down.reason); });
   }
@@ -94,7 +75,7 @@ class worker_state {
   worker_actor::pointer self_;
   const coordinator_actor coordinator_;
   const std::chrono::milliseconds progress_;
-  device_inbox inbox_;
+  event_inbox<device_event> inbox_;
   std::unique_ptr<endpoint> network_;
   std::unique_ptr<device_context> device_;
   worker_logic logic_;

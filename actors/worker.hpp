@@ -16,6 +16,7 @@ struct worker_options {
   backend* kernels = nullptr;
   const model_weights* weights = nullptr;
   device_options device;
+  std::string address{};  ///< of its process on the data plane
   std::chrono::milliseconds progress{100};
 };
 

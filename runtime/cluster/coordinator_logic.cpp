@@ -14,6 +14,7 @@ std::string place_of(const worker_ready& who) { return fmt::format("{}/{}", who.
 
 void coordinator_logic::worker_joined(peer_id worker, const worker_ready& who, double now_s) {
   workers_[worker] = {who, now_s};
+  joined_.insert({who.node, who.device});
 }
 
 void coordinator_logic::worker_lost(peer_id worker, const std::string& why, double) {
@@ -119,10 +120,6 @@ void coordinator_logic::admit(job_entry& job) {
     actions_.push_back(to_client{job.client, job_refused{job.asked.request_id, why}});
     jobs_.erase(job.id);
   };
-  std::vector<device_view> devices;
-  for (const auto& [id, worker] : workers_)
-    devices.push_back({worker.who.node, worker.who.device, worker.who.kernel_class});
-  std::ranges::stable_sort(devices, {}, &device_view::node);
   try {
     job.plan = make_job_plan({.document_tokens = job.asked.document_tokens,
                               .query_tokens = job.asked.query_tokens,
@@ -130,7 +127,7 @@ void coordinator_logic::admit(job_entry& job) {
                               .positions_max = model_.positions_max,
                               .has_retaining_heads = model_.has_retaining_heads,
                               .options = job.asked.options},
-                             devices);
+                             devices());
   } catch (const fault& why) {
     return refuse(failure_of(why));
   }
@@ -157,6 +154,18 @@ void coordinator_logic::admit(job_entry& job) {
     actions_.push_back(to_relay{id, reserve_log{job.id, log_bytes, relays}});
   }
   if (job.relays_awaited.empty()) prepare_shards_of(job);
+}
+
+std::vector<device_view> coordinator_logic::devices() const {
+  std::vector<device_view> all;
+  for (const auto& [id, worker] : workers_)
+    all.push_back({worker.who.node, worker.who.device, worker.who.kernel_class});
+  // Never the order in which they happened to join: equal jobs get equal plans.
+  std::ranges::sort(all, {}, [&](const device_view& d) {
+    const auto place = std::pair(d.node, d.device);
+    return std::pair(std::ranges::find(declared_, place) - declared_.begin(), place);
+  });
+  return all;
 }
 
 job_routes coordinator_logic::routes_of(const job_entry& job) const {
@@ -195,6 +204,14 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
     auto why = broken->why;
     why.where = why.where.empty() ? "node " + node : fmt::format("{} (node {})", why.where, node);
     fail(broken->job, why);
+  } else if (const auto* ended = std::get_if<worker_ended>(&report)) {
+    const auto worker = std::ranges::find_if(workers_, [&](const auto& entry) {
+      return entry.second.who.node == node && entry.second.who.device == ended->device;
+    });
+    if (worker != workers_.end()) return worker_lost(worker->first, ended->how, now_s);
+    // One that has joined and is gone already was noticed by its connection.
+    if (!joined_.contains({node, ended->device}))
+      trouble_ = fmt::format("the worker of {}/{} ended while it started: {}", node, ended->device, ended->how);
   }
 }
 
@@ -208,8 +225,8 @@ void coordinator_logic::prepare_shards_of(job_entry& job) {
   for (const auto& shard : job.plan.shards) {
     const auto& rank = job.ranks[static_cast<std::size_t>(shard.rank)];
     routes.relay = relay_address(shard.node);
-    actions_.push_back(
-        to_worker{rank.worker, assign_shard{job.id, shard.rank, job.plan, routes, job.asked.report_dump}});
+    actions_.push_back(to_worker{rank.worker, assign_shard{job.id, shard.rank, job.plan, routes, job.asked.report_dump,
+                                                           job.asked.report_trace}});
     const auto tokens = tokens_of(shard, document, query);
     for (std::size_t first = 0; first < tokens.ids.size(); first += ids_per_message) {
       const std::size_t count = std::min<std::size_t>(ids_per_message, tokens.ids.size() - first);
@@ -316,6 +333,10 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_finished& re
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const chosen_units& report, double) {
+  if (auto* job = job_of(worker, report.job, report.rank)) tell_client(*job, report);
+}
+
+void coordinator_logic::worker_reported(peer_id worker, const trace_spans& report, double) {
   if (auto* job = job_of(worker, report.job, report.rank)) tell_client(*job, report);
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -43,7 +44,7 @@ struct served_model {
 };
 
 struct coordinator_limits {
-  double silence_s = 1.5;  ///< a worker or relay that says nothing for so long is given up
+  double silence_s = 1.2;  ///< a worker or relay that says nothing for so long is given up
   double stuck_s =
       30;  ///< a job all of whose ranks wait for blocks, and do not move for so long, has lost one: it fails
   double tick_s = 0.1;  ///< how often `tick` is called
@@ -58,7 +59,10 @@ struct coordinator_limits {
 /// relay's log takes that place.
 class coordinator_logic {
  public:
-  coordinator_logic(const served_model& model, const coordinator_limits& limits) : model_(model), limits_(limits) {}
+  /// `declared` is the order in which ranks are laid over devices (node and name); others come behind, by their names.
+  coordinator_logic(const served_model& model, const coordinator_limits& limits,
+                    std::vector<std::pair<std::string, std::string>> declared = {})
+      : model_(model), limits_(limits), declared_(std::move(declared)) {}
 
   void worker_joined(peer_id worker, const worker_ready& who, double now_s);
   void worker_lost(peer_id worker, const std::string& why, double now_s);
@@ -78,6 +82,8 @@ class coordinator_logic {
   [[nodiscard]] std::size_t workers() const { return workers_.size(); }
   [[nodiscard]] std::size_t relays() const { return relays_.size(); }
   [[nodiscard]] std::size_t jobs() const { return jobs_.size(); }
+  /// What has gone wrong with processes that never joined, for people; empty: nothing.
+  [[nodiscard]] const std::string& trouble() const { return trouble_; }
 
  private:
   enum class stage : std::uint8_t { receiving, reserving, preparing, prefilling, answering };
@@ -133,6 +139,7 @@ class coordinator_logic {
   void worker_reported(peer_id worker, const shard_progress& report, double now_s);
   void worker_reported(peer_id worker, const shard_finished& report, double now_s);
   void worker_reported(peer_id worker, const chosen_units& report, double now_s);
+  void worker_reported(peer_id worker, const trace_spans& report, double now_s);
   void worker_reported(peer_id worker, const answer_token& report, double now_s);
   void worker_reported(peer_id worker, const first_logits& report, double now_s);
   void worker_reported(peer_id worker, const answer_finished& report, double now_s);
@@ -143,6 +150,8 @@ class coordinator_logic {
   job_entry* job_of(peer_id worker, job_id job, int rank);
   job_entry* find(job_id job);
   job_entry* find(peer_id client, const std::string& request_id);
+  /// The devices of all workers, in the order in which ranks are laid over them.
+  [[nodiscard]] std::vector<device_view> devices() const;
   [[nodiscard]] job_routes routes_of(const job_entry& job) const;
   /// Address of the relay of a node; empty where there is none.
   [[nodiscard]] std::string relay_address(const std::string& node) const;
@@ -155,11 +164,14 @@ class coordinator_logic {
 
   const served_model model_;
   const coordinator_limits limits_;
+  const std::vector<std::pair<std::string, std::string>> declared_;
   std::map<peer_id, worker_entry> workers_;
   std::map<peer_id, relay_entry> relays_;
   std::map<job_id, job_entry> jobs_;
   job_id last_job_ = 0;
   double last_tick_s_ = 0;
+  std::set<std::pair<std::string, std::string>> joined_;  ///< node and device of every worker that ever did
+  std::string trouble_;
   std::vector<coordinator_action> actions_;
 };
 

@@ -8,6 +8,7 @@
 #include "kernels/fault.hpp"
 #include "runtime/decode/decode_pass.hpp"
 #include "runtime/device/pass.hpp"
+#include "runtime/observe/trace.hpp"
 #include "runtime/plan/job_plan.hpp"
 #include "runtime/transport/transport.hpp"
 
@@ -34,6 +35,7 @@ struct assign_shard {
   job_plan plan;
   job_routes routes;  ///< the shard's own attempt stands there too
   bool report_chosen_units = false;
+  bool report_trace = false;
 
   bool operator==(const assign_shard&) const = default;
 };
@@ -129,6 +131,14 @@ struct chosen_units {
 
   bool operator==(const chosen_units&) const = default;
 };
+/// A piece of what a rank recorded of its prefill or answer: the pieces come in order, before shard_finished or answer_finished.
+struct trace_spans {
+  job_id job = 0;
+  int rank = 0;
+  rank_trace recorded;  ///< at most trace_events_per_message spans and blocks together
+
+  bool operator==(const trace_spans&) const = default;
+};
 struct answer_token {
   job_id job = 0;
   std::uint32_t question = 0;
@@ -170,8 +180,8 @@ struct job_released {
   bool operator==(const job_released&) const = default;
 };
 using worker_report =
-    std::variant<worker_ready, worker_alive, shard_ready, shard_progress, shard_finished, chosen_units, answer_token,
-                 first_logits, answer_finished, shard_failed, job_released>;
+    std::variant<worker_ready, worker_alive, shard_ready, shard_progress, shard_finished, chosen_units, trace_spans,
+                 answer_token, first_logits, answer_finished, shard_failed, job_released>;
 
 // ---- coordinator and relay ----
 
@@ -221,7 +231,14 @@ struct log_failed {
 
   bool operator==(const log_failed&) const = default;
 };
-using relay_report = std::variant<relay_ready, relay_alive, log_reserved, log_refused, log_failed>;
+/// A worker process of the node has ended.
+struct worker_ended {
+  std::string device;
+  std::string how;  ///< "killed by signal 9 (Killed)"
+
+  bool operator==(const worker_ended&) const = default;
+};
+using relay_report = std::variant<relay_ready, relay_alive, log_reserved, log_refused, log_failed, worker_ended>;
 
 // ---- client and coordinator ----
 
@@ -234,6 +251,7 @@ struct submit_job {
   std::int64_t system_tokens = 0;
   std::vector<std::int32_t> stop_tokens;
   bool report_dump = false;  ///< first logits and chosen units
+  bool report_trace = false;
 
   bool operator==(const submit_job&) const = default;
 };
@@ -301,10 +319,12 @@ struct job_failed {
 
   bool operator==(const job_failed&) const = default;
 };
-using client_update = std::variant<job_accepted, job_refused, job_progress, prefill_finished, chosen_units,
+using client_update = std::variant<job_accepted, job_refused, job_progress, prefill_finished, chosen_units, trace_spans,
                                    answer_token, first_logits, job_finished, job_failed>;
 
 /// The most ids or logits in one message, so that it stays well under 1 MB.
 inline constexpr std::int64_t ids_per_message = 65536;
+/// The most spans and blocks of a trace in one message, for the same reason: neither takes more than 60 bytes.
+inline constexpr std::size_t trace_events_per_message = 16384;
 
 }  // namespace baton

@@ -27,6 +27,25 @@ void worker_logic::device_said(const device_event& event) {
   std::visit([this](const auto& e) { device_said_this(e); }, event);
 }
 
+void worker_logic::report_trace(job_id job, int rank, const rank_trace& recorded) {
+  if (recorded == rank_trace{}) return;
+  trace_spans piece{job, rank, {}};
+  piece.recorded.dropped = recorded.dropped;
+  const auto send_if_full = [&] {
+    if (piece.recorded.spans.size() + piece.recorded.blocks.size() == trace_events_per_message)
+      report(std::exchange(piece, {job, rank, {}}));
+  };
+  for (const auto& span : recorded.spans) {
+    piece.recorded.spans.push_back(span);
+    send_if_full();
+  }
+  for (const auto& b : recorded.blocks) {
+    piece.recorded.blocks.push_back(b);
+    send_if_full();
+  }
+  report(std::move(piece));
+}
+
 void worker_logic::refuse(const shard_key& shard, const std::string& what) {
   collecting_.erase(shard);
   report(shard_failed{shard.first, shard.second, 0, {fault_code::internal, what, {}}});
@@ -35,8 +54,8 @@ void worker_logic::refuse(const shard_key& shard, const std::string& what) {
 void worker_logic::coordinator_said_this(const assign_shard& command) {
   if (command.rank < 0 || command.rank >= command.plan.ranks())
     return refuse({command.job, command.rank}, "a rank outside its plan");
-  collecting_[{command.job, command.rank}] = {command.job,    command.rank, command.plan,
-                                              command.routes, {},           command.report_chosen_units};
+  collecting_[{command.job, command.rank}] = {
+      command.job, command.rank, command.plan, command.routes, {}, command.report_chosen_units, command.report_trace};
 }
 
 void worker_logic::coordinator_said_this(const shard_ids& command) {
@@ -82,6 +101,7 @@ void worker_logic::device_said_this(const prefill_done& event) {
     const auto& units = event.chosen_units[static_cast<std::size_t>(layer)];
     if (!units.empty()) report(chosen_units{event.job, event.rank, layer, event.kv_heads, units});
   }
+  report_trace(event.job, event.rank, event.trace);
   prefill_counts_[{event.job, event.rank}] = event.counts;
   report(shard_finished{event.job, event.rank, timings_of(event.timings, event.counts, {})});
 }
@@ -100,6 +120,7 @@ void worker_logic::device_said_this(const logits_ready& event) {
 }
 
 void worker_logic::device_said_this(const answer_done& event) {
+  report_trace(event.job, event.rank, event.trace);
   const auto& before = prefill_counts_[{event.job, event.rank}];
   report(answer_finished{event.job, event.rank, event.question, event.tokens, event.first_token_s,
                          timings_of(event.timings, event.counts, before)});

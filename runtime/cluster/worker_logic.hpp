@@ -48,6 +48,8 @@ class worker_logic {
   void device_said_this(const job_dropped& event);
 
   void report(worker_report r) { actions_.emplace_back(std::move(r)); }
+  /// In as many messages as it takes.
+  void report_trace(job_id job, int rank, const rank_trace& recorded);
   void refuse(const shard_key& shard, const std::string& what);
 
   worker_ready who_;

@@ -221,12 +221,21 @@ timeouts_config read_timeouts(config_section& in) {
   return timeouts;
 }
 
+links_config read_links(config_section& in) {
+  links_config links;
+  in.read("delay", links.delay_ms, config::duration_ms(0, 60'000));
+  return links;
+}
+
 cluster_config read_cluster(config_section& in, const fs::path& base) {
   cluster_config cluster;
   in.require("model", cluster.model, config::section([&](config_section& model) { return read_model(model, base); }),
              "at least model.directory, " + directory_advice);
   in.read("job", cluster.job, config::section(read_job));
+  in.read("processes", cluster.processes,
+          config::one_of<process_layout>({{"one", process_layout::one}, {"per_device", process_layout::per_device}}));
   in.read("nodes", cluster.nodes, config::named_sections("node", read_node));
+  in.read("links", cluster.links, config::section(read_links));
   in.read("limits", cluster.positions_max, config::section(read_positions_max));
   in.read("timeouts", cluster.timeouts, config::section(read_timeouts));
   return cluster;
@@ -240,7 +249,7 @@ std::string read_file(const fs::path& file) {
   std::error_code ignored;
   if (fs::is_directory(file, ignored)) refuse("it is a folder; give a YAML file, such as configs/quickstart.yaml");
   errno = 0;
-  std::ifstream stream(file, std::ios::binary);
+  std::ifstream stream(file == "-" ? fs::path("/dev/stdin") : file, std::ios::binary);
   if (!stream) refuse(std::strerror(errno));
   std::string text(yaml_bytes_max + 1, '\0');
   stream.read(text.data(), static_cast<std::streamsize>(text.size()));

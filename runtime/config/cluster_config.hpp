@@ -48,9 +48,22 @@ struct model_source {
   bool operator==(const model_source& other) const;
 };
 
+/// Which processes hold a cluster.
+enum class process_layout : std::uint8_t {
+  one,         ///< `baton run` holds everything
+  per_device,  ///< a node agent for each node, a worker process for each device; blocks travel over UCX
+};
+
+/// What lies between processes.
+struct links_config {
+  int delay_ms = 0;  ///< how long a block is held back before it is sent: an emulated slow link
+
+  bool operator==(const links_config&) const = default;
+};
+
 struct timeouts_config {
   int progress_ms = 100;     ///< how often a worker reports
-  int silence_ms = 1'500;    ///< a worker or node that says nothing for so long is given up
+  int silence_ms = 1'200;    ///< a worker or node that says nothing for so long is given up
   int exchange_ms = 30'000;  ///< a job whose ranks all wait for blocks for so long has lost one and fails
   int startup_ms = 60'000;   ///< until all workers have joined
   int shutdown_ms = 5'000;   ///< until all have ended
@@ -62,8 +75,10 @@ struct timeouts_config {
 struct cluster_config {
   model_source model;
   job_options job;
+  process_layout processes = process_layout::one;
   std::vector<node_config> nodes = {node_config{}};  ///< at least one, of different names
-  std::int64_t positions_max = 0;                    ///< 0: the model's
+  links_config links;
+  std::int64_t positions_max = 0;  ///< 0: the model's
   timeouts_config timeouts;
   std::filesystem::path source_file;  ///< for messages
 
@@ -71,7 +86,7 @@ struct cluster_config {
 };
 
 /// Reads a configuration file (configs/reference.yaml explains every key). A relative model.directory is taken from the
-/// working directory where it exists there, else from the file's folder. Throws fault(bad_input) for whatever is wrong
+/// working directory where it exists there, else from the file's folder; a file called "-" is standard input. Throws fault(bad_input) for whatever is wrong
 /// with the file: `where` is "FILE:LINE:COLUMN: key path", as far as there is a line and a key, and the reason says
 /// what would be right. Any thread may call it.
 cluster_config load_cluster_config(const std::filesystem::path& file);

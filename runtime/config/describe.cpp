@@ -103,8 +103,10 @@ std::string describe(const timeouts_config& timeouts) {
 }  // namespace
 
 std::string describe(const cluster_config& cluster) {
-  std::string text = describe(cluster.model) + describe(cluster.job) + "nodes:\n";
+  std::string text = describe(cluster.model) + describe(cluster.job);
+  text += fmt::format("processes: {}\nnodes:\n", cluster.processes == process_layout::one ? "one" : "per_device");
   for (const auto& node : cluster.nodes) text += describe(node);
+  text += fmt::format("links:\n  delay: {}\n", config::format_duration_ms(cluster.links.delay_ms));
   text += fmt::format("limits:\n  positions_max: {}\n", or_auto(cluster.positions_max));
   return text + describe(cluster.timeouts);
 }

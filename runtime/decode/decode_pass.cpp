@@ -55,8 +55,9 @@ std::size_t decode_pass::bytes_needed(backend& kernels, const model_config& conf
 }
 
 decode_pass::decode_pass(device_context& device, const job_plan& plan, int rank, job_id job, const kv_shard& shard,
-                         const question& asked, transport& network, pass_progress& progress, listener hears)
-    : pass(progress),
+                         const question& asked, transport& network, pass_progress& progress, listener hears,
+                         trace_recorder* trace)
+    : pass(progress, trace),
       device_(device),
       kernels_(device.kernels()),
       queue_(device.queue()),
@@ -126,10 +127,10 @@ task decode_pass::advance(std::span<const std::int32_t> ids, block_phase phase_o
   }
   kernels_.embed(queue_, device_.weights().embedding(), work_.ids, hidden);
   for (int index = 0; index < model_.layers; ++index) {
-    progress().layer.store(index, std::memory_order_relaxed);
+    enter(phase_of_block, step, index);
     const auto& weights = device_.weights().layer(index);
     {
-      const timed scope(timings_, phase::project);
+      const timed scope(*this, phase::project);
       const matrix normed = scratch.normed.slice_rows(0, count);
       kernels_.rms_norm(queue_, hidden, weights.input_norm, eps, normed);
       kernels_.linear(queue_, normed, *weights.qkv, rows, false);
@@ -144,7 +145,7 @@ task decode_pass::advance(std::span<const std::int32_t> ids, block_phase phase_o
     }
     co_await attend(index, count, phase_of_block, step);
     {
-      const timed scope(timings_, phase::feed_forward);
+      const timed scope(*this, phase::feed_forward);
       const matrix normed = scratch.normed.slice_rows(0, count);
       const matrix gate_up = scratch.gate_up.slice_rows(0, count);
       const matrix gated = scratch.gated.slice_rows(0, count);
@@ -168,7 +169,7 @@ task decode_pass::attend(int index, std::int64_t count, block_phase phase_of_blo
   };
   const int tail_part = plan_.ranks();
   {
-    const timed scope(timings_, phase::attend);
+    const timed scope(*this, phase::attend);
     kernels_.attend_few(queue_, q, shard_.keys(index), shard_.values(index), {.keys = shard_.tokens()}, scale,
                         partial(rank_), sums(rank_), work_.attention);
     if (is_last()) {
@@ -209,7 +210,7 @@ task decode_pass::attend(int index, std::int64_t count, block_phase phase_of_blo
     for (int source = 0; source < plan_.ranks(); ++source) {
       if (source != rank_) receives.push_back({key(source), parts_of(source), block_route::direct});
     }
-    auto under_way = network_.exchange(sends, receives);
+    auto under_way = exchange(sends, receives);
     co_await under_way;
   }
   std::vector<head_matrix> parts;
@@ -218,8 +219,13 @@ task decode_pass::attend(int index, std::int64_t count, block_phase phase_of_blo
     parts.push_back(partial(part));
     part_sums.push_back(sums(part));
   }
-  const timed scope(timings_, phase::attend);
+  const timed scope(*this, phase::attend);
   kernels_.merge_attention(queue_, parts, part_sums, work_.attended.slice(0, count));
+}
+
+transfer decode_pass::exchange(std::span<const outgoing_block> sends, std::span<const incoming_block> receives) {
+  const timed scope(*this, phase::exchange);
+  return network_.exchange(sends, receives);
 }
 
 task decode_pass::choose_token(int index, std::int64_t last_row) {
@@ -237,12 +243,12 @@ task decode_pass::choose_token(int index, std::int64_t last_row) {
   if (is_last()) {
     const std::vector<outgoing_block> sends{
         {key, {std::as_bytes(std::span(&token_, 1))}, {0, last}, block_route::direct}};
-    auto under_way = network_.exchange(sends, {});
+    auto under_way = exchange(sends, {});
     co_await under_way;
   } else {
     const std::vector<incoming_block> receives{
         {key, {std::as_writable_bytes(std::span(&token_, 1))}, block_route::direct}};
-    auto under_way = network_.exchange({}, receives);
+    auto under_way = exchange({}, receives);
     co_await under_way;
   }
 }

@@ -49,7 +49,8 @@ class decode_pass final : public pass {
   };
 
   decode_pass(device_context& device, const job_plan& plan, int rank, job_id job, const kv_shard& shard,
-              const question& asked, transport& network, pass_progress& progress, listener hears);
+              const question& asked, transport& network, pass_progress& progress, listener hears,
+              trace_recorder* trace = nullptr);
 
   /// Seconds from the first step until the query had run and the first token was there.
   [[nodiscard]] double first_token_s() const { return first_token_s_; }
@@ -69,6 +70,7 @@ class decode_pass final : public pass {
   /// The last rank samples and tells the others; all return with `token_` set.
   task choose_token(int index, std::int64_t last_row);
   void sample(int index, std::int64_t last_row);
+  transfer exchange(std::span<const outgoing_block> sends, std::span<const incoming_block> receives);
 
   [[nodiscard]] bool is_last() const { return rank_ + 1 == plan_.ranks(); }
 

@@ -5,6 +5,8 @@
 #include <limits>
 #include <utility>
 
+#include "runtime/transport/traced_transport.hpp"
+
 namespace baton {
 
 /// A rank's state on this device: a prefill under way, then its KV, then one answer after another.
@@ -13,6 +15,7 @@ struct device_loop::shard {
   int rank = 0;
   job_plan plan;
   bool keep_chosen_units = false;
+  std::unique_ptr<trace_recorder> trace;  ///< null: nobody wants one
   std::unique_ptr<transport> network;
   std::unique_ptr<pass_progress> progress = std::make_unique<pass_progress>();
   std::optional<kv_shard> kv;
@@ -73,7 +76,7 @@ void device_loop::run() {
     if (stopping) break;
     for (auto& command : commands) std::visit([this](auto& c) { handle(std::move(c)); }, command);
     // A doorbell that rings between a look and the sleep is not lost: `wait` returns at once.
-    if (!step_one()) endpoint_.wait(std::chrono::steady_clock::now() + std::chrono::seconds(1));
+    if (!step_one()) sleep();
   }
   const std::lock_guard lock(mutex_);
   shards_.clear();
@@ -87,8 +90,12 @@ void device_loop::handle(prepare_prefill&& command) {
   s->keep_chosen_units = command.keep_chosen_units;
   try {
     s->network = endpoint_.join(s->job, s->rank, command.routes);
-    s->prefill =
-        std::make_unique<prefill_pass>(device_, s->plan, s->rank, s->job, command.ids, *s->network, *s->progress);
+    if (command.record_trace) {
+      s->trace = std::make_unique<trace_recorder>();
+      s->network = std::make_unique<traced_transport>(std::move(s->network), s->rank, *s->trace);
+    }
+    s->prefill = std::make_unique<prefill_pass>(device_, s->plan, s->rank, s->job, command.ids, *s->network,
+                                                *s->progress, s->trace.get());
   } catch (const fault& why) {
     on_event_(pass_failed{command.job, command.rank, 0, why});
     return;
@@ -122,7 +129,7 @@ void device_loop::handle(start_answer&& command) {
     s->asked = command.asked;
     try {
       s->answer = std::make_unique<decode_pass>(device_, s->plan, s->rank, s->job, *s->kv, s->asked, *s->network,
-                                                *s->progress, std::move(hears));
+                                                *s->progress, std::move(hears), s->trace.get());
     } catch (const fault& why) {
       fail(*s, why);
     }
@@ -159,6 +166,15 @@ void device_loop::handle(drop_job&& command) {
   on_event_(job_dropped{command.job});
 }
 
+void device_loop::sleep() {
+  const auto begun = std::chrono::steady_clock::now();
+  endpoint_.wait(begun + std::chrono::seconds(1));
+  const auto slept = std::chrono::steady_clock::now() - begun;
+  for (const auto& [key, s] : shards_) {
+    if (auto* const waiting = s->running()) waiting->device_idled(slept);
+  }
+}
+
 bool device_loop::step_one() {
   // Jobs take turns, so that a long one holds up nobody; within a job lower ranks go first, since others wait for them.
   const auto after_last = shards_.upper_bound({last_job_, std::numeric_limits<int>::max()});
@@ -178,25 +194,28 @@ bool device_loop::step(shard& s) {
     last_job_ = s.job;
     if (state != pass::state::finished) return true;
     if (s.prefill) {
-      prefill_done done{s.job, s.rank, s.prefill->timings(), s.network->counts(), device_.config().kv_heads, {}};
+      prefill_done done{s.job, s.rank, s.prefill->timings(), s.network->counts(), device_.config().kv_heads, {}, {}};
       if (s.keep_chosen_units) {
         for (int layer = 0; layer < device_.config().layers; ++layer)
           done.chosen_units.push_back(s.prefill->chosen_units(layer));
       }
       s.source.emplace(s.prefill->source());
+      if (s.trace) done.trace = s.trace->take();
       s.kv.emplace(s.prefill->take_shard());
       s.prefill.reset();
       on_event_(std::move(done));
     } else {
-      const answer_done done{s.job,
-                             s.rank,
-                             s.asked.number,
-                             s.answer->answer_tokens(),
-                             s.answer->first_token_s(),
-                             s.answer->timings(),
-                             s.network->counts()};
+      answer_done done{s.job,
+                       s.rank,
+                       s.asked.number,
+                       s.answer->answer_tokens(),
+                       s.answer->first_token_s(),
+                       s.answer->timings(),
+                       s.network->counts(),
+                       {}};
+      if (s.trace) done.trace = s.trace->take();
       s.answer.reset();
-      on_event_(done);
+      on_event_(std::move(done));
     }
   } catch (const fault& why) {
     fail(s, why);

@@ -14,6 +14,7 @@
 #include "kernels/fault.hpp"
 #include "runtime/decode/decode_pass.hpp"
 #include "runtime/device/device_context.hpp"
+#include "runtime/observe/trace.hpp"
 #include "runtime/prefill/prefill_pass.hpp"
 #include "runtime/transport/transport.hpp"
 
@@ -29,6 +30,7 @@ struct prepare_prefill {
   job_routes routes;
   std::vector<std::int32_t> ids;
   bool keep_chosen_units = false;
+  bool record_trace = false;  ///< of the prefill and of all answers
 };
 struct start_prefill {
   job_id job = 0;
@@ -66,6 +68,7 @@ struct prefill_done {
   transport_counts counts;
   int kv_heads = 0;
   std::vector<std::vector<std::int32_t>> chosen_units;  ///< per layer (n_kv, units), if they were to be kept
+  rank_trace trace;                                     ///< empty unless it was to be recorded
 };
 struct token_chosen {
   job_id job = 0;
@@ -86,6 +89,7 @@ struct answer_done {
   double first_token_s = 0;
   pass_timings timings;
   transport_counts counts;  ///< since the shard began
+  rank_trace trace;         ///< empty unless it was to be recorded
 };
 struct pass_failed {
   job_id job = 0;
@@ -137,6 +141,8 @@ class device_loop {
   /// One step of the next pass that can go on; false where none can.
   bool step_one();
   bool step(shard& s);
+  /// Until somebody rings; what the passes wait meanwhile is exposed.
+  void sleep();
   void fail(shard& s, const fault& why);
 
   device_context& device_;

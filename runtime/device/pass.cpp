@@ -1,6 +1,17 @@
 #include "runtime/device/pass.hpp"
 
+#include "runtime/observe/trace.hpp"
+
 namespace baton {
+namespace {
+
+static_assert(static_cast<std::size_t>(activity::wait) == phase_count, "a trace knows the phases and waiting");
+
+double seconds_between(std::chrono::steady_clock::time_point begin, std::chrono::steady_clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+}  // namespace
 
 std::string_view name_of(phase p) {
   constexpr std::array<std::string_view, phase_count> names{"project", "compress", "exchange", "attend",
@@ -13,27 +24,41 @@ void pass::begin(task&& body) {
   body_->start(place_);
 }
 
-double pass::elapsed_s() const { return begun_ ? std::chrono::duration<double>(clock::now() - *begun_).count() : 0; }
+double pass::elapsed_s() const { return begun_ ? seconds_between(*begun_, clock::now()) : 0; }
+
+void pass::enter(block_phase stage, std::uint32_t step, int layer) {
+  progress_.layer.store(layer, std::memory_order_relaxed);
+  if (trace_) trace_->enter(stage, step, layer);
+}
+
+void pass::spent(phase p, clock::time_point begin, clock::time_point end) {
+  timings_.phase_s[static_cast<std::size_t>(p)] += seconds_between(begin, end);
+  if (trace_) trace_->did(static_cast<activity>(p), begin, end);
+}
+
+void pass::device_idled(std::chrono::steady_clock::duration slept) {
+  if (waiting_since_) timings_.exposed_wait_s += std::chrono::duration<double>(slept).count();
+}
 
 pass::state pass::step() {
   const auto entered = clock::now();
-  const auto seconds_since = [](clock::time_point then, clock::time_point now) {
-    return std::chrono::duration<double>(now - then).count();
-  };
   if (!begun_) begun_ = entered;
   if (place_.waiting_for && !place_.waiting_for->done()) {
-    progress_.waiting_for.store(place_.waiting_for->missing_rank(), std::memory_order_relaxed);
+    const int missing = place_.waiting_for->missing_rank();
+    progress_.waiting_for.store(missing, std::memory_order_relaxed);
+    if (trace_) trace_->waits(missing, clock::now());
     return state::waiting;
   }
   if (waiting_since_) {
-    timings_.wait_s += seconds_since(*waiting_since_, entered);
+    timings_.wait_s += seconds_between(*waiting_since_, entered);
     waiting_since_.reset();
     progress_.waiting_for.store(-1, std::memory_order_relaxed);
+    if (trace_) trace_->waited(entered);
   }
   place_.resume_at.resume();
   const auto left = clock::now();
-  timings_.compute_s += seconds_since(entered, left);
-  timings_.total_s = seconds_since(*begun_, left);
+  timings_.compute_s += seconds_between(entered, left);
+  timings_.total_s = seconds_between(*begun_, left);
   progress_.chunks.fetch_add(1, std::memory_order_relaxed);
   if (body_->done()) {
     body_->rethrow();
@@ -41,6 +66,7 @@ pass::state pass::step() {
   }
   if (!place_.waiting_for) return state::can_go_on;
   waiting_since_ = left;
+  if (trace_) trace_->waits(place_.waiting_for->missing_rank(), left);
   return state::waiting;
 }
 

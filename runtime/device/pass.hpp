@@ -12,6 +12,8 @@
 
 namespace baton {
 
+class trace_recorder;
+
 /// What a pass does in a layer, as a trace and a table name it.
 enum class phase : std::uint8_t { project, compress, exchange, attend, feed_forward };
 inline constexpr std::size_t phase_count = 5;
@@ -46,39 +48,44 @@ class pass {
 
   /// Runs until the next chunk edge or exchange that is not complete. Throws what ended the pass: fault.
   state step();
+  /// The device had nothing to compute for so long: exposed waiting, if the pass waits.
+  void device_idled(std::chrono::steady_clock::duration slept);
   [[nodiscard]] const pass_timings& timings() const { return timings_; }
 
  protected:
   using clock = std::chrono::steady_clock;
 
-  explicit pass(pass_progress& progress) : progress_(progress) {}
+  /// `trace`: null unless somebody wants to see the pass; outlives it.
+  pass(pass_progress& progress, trace_recorder* trace) : progress_(progress), trace_(trace) {}
 
   /// The coroutine that does the work; the derived constructor calls this last.
   void begin(task&& body);
   pass_progress& progress() { return progress_; }
+  /// The pass comes to a layer of this stage and step.
+  void enter(block_phase stage, std::uint32_t step, int layer);
   /// Seconds since the first step began.
   [[nodiscard]] double elapsed_s() const;
 
-  /// Adds the time of a scope to a phase.
+  /// Adds the time of a scope to a phase. Scopes lie side by side, and no exchange is awaited within one.
   class timed {
    public:
-    timed(pass_timings& timings, phase p) : timings_(timings), phase_(p) {}
-    ~timed() {
-      timings_.phase_s[static_cast<std::size_t>(phase_)] +=
-          std::chrono::duration<double>(clock::now() - begun_).count();
-    }
+    timed(pass& owner, phase p) : pass_(owner), phase_(p) {}
+    ~timed() { pass_.spent(phase_, begun_, clock::now()); }
     timed(const timed&) = delete;
     timed& operator=(const timed&) = delete;
 
    private:
-    pass_timings& timings_;
+    pass& pass_;
     const phase phase_;
     const clock::time_point begun_ = clock::now();
   };
-  pass_timings timings_;
 
  private:
+  void spent(phase p, clock::time_point begin, clock::time_point end);
+
   pass_progress& progress_;
+  trace_recorder* const trace_;
+  pass_timings timings_;
   std::optional<task> body_;
   suspension place_;
   std::optional<clock::time_point> begun_;

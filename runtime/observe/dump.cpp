@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -39,7 +40,12 @@ void write_dump(const std::filesystem::path& path, std::span<const float> first_
                      tensor_type::f32,
                      {static_cast<std::int64_t>(first_logits.size())},
                      std::as_bytes(first_logits)});
-  for (const auto& units : selected) {
+  // Equal results make equal files, whoever reported first.
+  std::vector<const selected_units*> ordered;
+  for (const auto& units : selected) ordered.push_back(&units);
+  std::ranges::sort(ordered, {}, [](const selected_units* s) { return std::pair(s->layer, s->rank); });
+  for (const auto* each : ordered) {
+    const auto& units = *each;
     if (units.indices.empty()) continue;
     const auto& name = names.emplace_back(fmt::format("selected.layer{}.rank{}", units.layer, units.rank));
     check(units, name);

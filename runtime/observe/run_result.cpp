@@ -16,6 +16,8 @@ namespace {
 using nlohmann::json;
 
 constexpr int columns = 80;
+/// Of the table of ranks: ten columns are left for a device's name.
+constexpr std::string_view row_format = "{:>4} {:>9} {:>10} {:>10} {:>10} {:>10} {:>10} {}";
 
 double prefill_tokens_per_s(const run_result& result) {
   return result.prefill_s > 0 ? static_cast<double>(result.plan.document_tokens) / result.prefill_s : 0;
@@ -76,6 +78,7 @@ run_result make_run_result(const job_plan& plan, const job_finished& finished, s
     if (of_rank != finished.ranks.end()) {
       row.compute_s = of_rank->prefill.compute_s;
       row.wait_s = of_rank->prefill.wait_s;
+      row.exposed_wait_s = of_rank->prefill.exposed_wait_s;
       row.bytes_sent = of_rank->prefill.bytes_sent + of_rank->answer.bytes_sent;
       row.bytes_received = of_rank->prefill.bytes_received + of_rank->answer.bytes_received;
     }
@@ -85,28 +88,27 @@ run_result make_run_result(const job_plan& plan, const job_finished& finished, s
 }
 
 std::string table(const run_result& result) {
-  const auto row = [](std::string_view rank, std::int64_t tokens, double compute_s, double wait_s, std::int64_t sent,
-                      std::int64_t received, std::string_view place) {
-    const auto text = fmt::format("{:>5} {:>11} {:>10} {:>10} {:>11} {:>11}  {}", rank, format_count(tokens),
-                                  format_seconds(compute_s), format_seconds(wait_s), format_bytes(sent),
-                                  format_bytes(received), place);
+  const auto row = [](std::string_view rank, const rank_row& r, std::int64_t tokens, std::string_view place) {
+    const auto text = fmt::format(row_format, rank, format_count(tokens), format_seconds(r.compute_s),
+                                  format_seconds(r.wait_s), format_seconds(r.exposed_wait_s),
+                                  format_bytes(r.bytes_sent), format_bytes(r.bytes_received), place);
     return shortened(text.substr(0, text.find_last_not_of(' ') + 1), columns) + '\n';
   };
-  std::string text = fmt::format("{:>5} {:>11} {:>10} {:>10} {:>11} {:>11}  {}\n", "rank", "tokens", "compute", "wait",
-                                 "sent", "received", "device");
+  std::string text =
+      fmt::format(row_format, "rank", "tokens", "compute", "wait", "exposed", "sent", "received", "device") + '\n';
   rank_row sum;
+  std::int64_t tokens_of_all = 0;
   for (const auto& rank : result.ranks) {
     const std::int64_t tokens = rank.anchor_tokens + rank.block_tokens;
-    text += row(fmt::format("{}", rank.rank), tokens, rank.compute_s, rank.wait_s, rank.bytes_sent, rank.bytes_received,
-                printable(fmt::format("{}/{}", rank.node, rank.device)));
-    sum.block_tokens += tokens;
+    text += row(fmt::format("{}", rank.rank), rank, tokens, printable(fmt::format("{}/{}", rank.node, rank.device)));
+    tokens_of_all += tokens;
     sum.compute_s += rank.compute_s;
     sum.wait_s += rank.wait_s;
+    sum.exposed_wait_s += rank.exposed_wait_s;
     sum.bytes_sent += rank.bytes_sent;
     sum.bytes_received += rank.bytes_received;
   }
-  if (result.ranks.size() > 1)
-    text += row("sum", sum.block_tokens, sum.compute_s, sum.wait_s, sum.bytes_sent, sum.bytes_received, "");
+  if (result.ranks.size() > 1) text += row("sum", sum, tokens_of_all, "");
   text += '\n';
   text += fmt::format("{:<12} {:>10}   {} document tokens at {} tokens/s ({})\n", "prefill",
                       format_seconds(result.prefill_s), format_count(result.plan.document_tokens),
@@ -131,6 +133,7 @@ json to_json(const run_result& result) {
                      {"passing_tokens", rank.passing_tokens},
                      {"compute_s", rank.compute_s},
                      {"wait_s", rank.wait_s},
+                     {"exposed_wait_s", rank.exposed_wait_s},
                      {"bytes_sent", rank.bytes_sent},
                      {"bytes_received", rank.bytes_received}});
   }

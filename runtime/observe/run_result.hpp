@@ -21,6 +21,7 @@ struct rank_row {
   std::int64_t passing_tokens = 0;  ///< units per KV head that it received (P_h)
   double compute_s = 0;             ///< of the prefill
   double wait_s = 0;                ///< of the prefill
+  double exposed_wait_s = 0;        ///< of wait_s, while the device had nothing else to compute
   std::int64_t bytes_sent = 0;      ///< prefill and answer
   std::int64_t bytes_received = 0;  ///< prefill and answer
 };
@@ -45,8 +46,8 @@ run_result make_run_result(const job_plan& plan, const job_finished& finished, s
 std::string table(const run_result& result);
 
 /// {answer, answer_ids, strategy, plan, document_tokens, query_tokens, prefill_s, first_token_s, decode_tokens_per_s,
-/// ranks: [{rank, node, device, block_tokens, anchor_tokens, passing_tokens, compute_s, wait_s, bytes_sent,
-/// bytes_received}]} with the meanings given above.
+/// ranks: [{rank, node, device, block_tokens, anchor_tokens, passing_tokens, compute_s, wait_s, exposed_wait_s,
+/// bytes_sent, bytes_received}]} with the meanings given above.
 nlohmann::json to_json(const run_result& result);
 
 /// Both answers, whether they are the same, and how their prefills compare: `a` is the run asked for, `b` what it is

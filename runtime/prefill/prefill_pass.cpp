@@ -23,15 +23,21 @@ prefill_workspace cut_workspace(device_context& device, const extent& memory, co
 }  // namespace
 
 prefill_pass::prefill_pass(device_context& device, const job_plan& plan, int rank, job_id job,
-                           std::span<const std::int32_t> ids, transport& network, pass_progress& progress)
-    : pass(progress),
+                           std::span<const std::int32_t> ids, transport& network, pass_progress& progress,
+                           trace_recorder* trace)
+    : prefill_pass(device, plan, find_strategy(plan.strategy), rank, job, ids, network, progress, trace) {}
+
+prefill_pass::prefill_pass(device_context& device, const job_plan& plan, const strategy& how, int rank, job_id job,
+                           std::span<const std::int32_t> ids, transport& network, pass_progress& progress,
+                           trace_recorder* trace)
+    : pass(progress, trace),
       device_(device),
       kernels_(device.kernels()),
       queue_(device.queue()),
       model_(device.config()),
       plan_(plan),
       share_(plan.shards.at(static_cast<std::size_t>(rank))),
-      strategy_(find_strategy(plan.strategy)),
+      strategy_(how),
       job_(job),
       network_(network),
       memory_(take_workspace(device, share_)),
@@ -74,7 +80,7 @@ task prefill_pass::run() {
     co_await give_way{};
   }
   for (int index = 0; index < model_.layers; ++index) {
-    progress().layer.store(index, std::memory_order_relaxed);
+    enter(block_phase::prefill, 0, index);
     layer l(*this, index);
     co_await project(index);
     co_await strategy_.attend(l);
@@ -90,7 +96,7 @@ task prefill_pass::project(int index) {
     const std::int64_t count = end - first;
     const matrix rows = work_.qkv.slice_rows(first, count);
     {
-      const timed scope(timings_, phase::project);
+      const timed scope(*this, phase::project);
       const matrix normed = device_.scratch().normed.slice_rows(0, count);
       kernels_.rms_norm(queue_, work_.hidden.slice_rows(first, count), weights.input_norm,
                         static_cast<float>(model_.rms_eps), normed);
@@ -98,7 +104,7 @@ task prefill_pass::project(int index) {
     }
     if (plan_.compressor == compressor_kind::retaining_heads && share_.compressed_units > 0) score(index, rows, first);
     {
-      const timed scope(timings_, phase::project);
+      const timed scope(*this, phase::project);
       // Queries and keys stand side by side and turn alike.
       kernels_.rotate(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim),
                       work_.positions + first, device_.rope());
@@ -136,7 +142,7 @@ task prefill_pass::project(int index) {
 void prefill_pass::score(int index, const matrix& rows, std::int64_t first) {
   const std::int64_t skip = std::max<std::int64_t>(share_.anchor_tokens - first, 0);
   if (skip >= rows.rows) return;
-  const timed scope(timings_, phase::compress);
+  const timed scope(*this, phase::compress);
   const auto& weights = device_.weights().layer(index);
   const std::int64_t count = rows.rows - skip;
   const matrix hidden = device_.scratch().retain_hidden.slice_rows(0, count);
@@ -151,7 +157,7 @@ task prefill_pass::feed_forward(int index) {
   for (std::int64_t first = 0; first < share_.tokens();) {
     const std::int64_t count = chunk_end(first, share_.tokens()) - first;
     {
-      const timed scope(timings_, phase::feed_forward);
+      const timed scope(*this, phase::feed_forward);
       const auto& scratch = device_.scratch();
       const matrix hidden = work_.hidden.slice_rows(first, count);
       const matrix normed = scratch.normed.slice_rows(0, count);
@@ -220,7 +226,7 @@ kv_block layer::compress() {
   auto& p = pass_;
   const auto& share = p.share_;
   if (share.compressed_units == 0) return {};
-  const prefill_pass::timed scope(p.timings_, phase::compress);
+  const prefill_pass::timed scope(p, phase::compress);
   const auto& work = p.work_;
   const head_matrix local_keys = p.shard_.keys(index_);
   matrix scores = work.scores;
@@ -258,7 +264,7 @@ kv_block layer::compress() {
 
 passing_blocks layer::exchange(const kv_block& compressed, rank_range to, rank_range from) {
   auto& p = pass_;
-  const prefill_pass::timed scope(p.timings_, phase::exchange);
+  const prefill_pass::timed scope(p, phase::exchange);
   const auto bytes = [](const head_matrix& m) {
     return std::span(static_cast<std::byte*>(m.data), static_cast<std::size_t>(m.tokens * m.stride * bytes_of(m.type)));
   };
@@ -290,7 +296,7 @@ task layer::attend_causal(causal_runs keys) {
     for (std::int64_t first = 0; first < run.count;) {
       const std::int64_t end = p.chunk_end(first, run.count);
       {
-        const prefill_pass::timed scope(p.timings_, phase::attend);
+        const prefill_pass::timed scope(p, phase::attend);
         const attention_mask mask{.causal = true, .keys = end, .first_query = first};
         p.kernels_.attend(p.queue_, p.queries().slice(run.first + first, end - first), *run.panel, mask,
                           1.0f / std::sqrt(static_cast<float>(p.model_.head_dim)),
@@ -308,13 +314,13 @@ task layer::attend_dense(const kv_block& passing) {
   const std::int64_t units = passing.keys.tokens;
   if (units == 0) co_return;
   {
-    const prefill_pass::timed scope(p.timings_, phase::attend);
+    const prefill_pass::timed scope(p, phase::attend);
     p.kernels_.pack_panel(p.queue_, passing.keys, passing.values, p.work_.passing_panel, 0);
   }
   for (std::int64_t first = p.share_.anchor_tokens; first < p.share_.tokens();) {
     const std::int64_t end = p.chunk_end(first, p.share_.tokens());
     {
-      const prefill_pass::timed scope(p.timings_, phase::attend);
+      const prefill_pass::timed scope(p, phase::attend);
       p.kernels_.attend(p.queue_, p.queries().slice(first, end - first), p.work_.passing_panel, {.keys = units},
                         1.0f / std::sqrt(static_cast<float>(p.model_.head_dim)),
                         p.work_.attended.slice(first, end - first), p.work_.log_sum_exp.slice_rows(first, end - first),

@@ -22,7 +22,11 @@ class prefill_pass final : public pass {
  public:
   /// Takes KV shard and workspace: throws fault(out_of_memory); fault(bad_input) for token ids outside the vocabulary.
   prefill_pass(device_context& device, const job_plan& plan, int rank, job_id job, std::span<const std::int32_t> ids,
-               transport& network, pass_progress& progress);
+               transport& network, pass_progress& progress, trace_recorder* trace = nullptr);
+  /// By `how`, which outlives the pass, whatever strategy the plan names; the plan's shards must suit it.
+  prefill_pass(device_context& device, const job_plan& plan, const strategy& how, int rank, job_id job,
+               std::span<const std::int32_t> ids, transport& network, pass_progress& progress,
+               trace_recorder* trace = nullptr);
 
   /// KV of B_h, once step() has returned finished.
   [[nodiscard]] kv_shard take_shard() { return std::move(shard_); }

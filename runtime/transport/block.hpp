@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/transport/block_memory.hpp"
+
 namespace baton {
 
 using job_id = std::uint64_t;
@@ -58,13 +60,15 @@ struct rank_range {
 };
 
 /// Leaves new elements as they are: a block's bytes are overwritten at once, and to clear megabytes first would cost as much as
-/// to send them.
+/// to send them. The memory is that of `block_memory.hpp`.
 template <class Value>
 struct uninitialized_allocator : std::allocator<Value> {
   template <class Other>
   struct rebind {
     using other = uninitialized_allocator<Other>;
   };
+  Value* allocate(std::size_t count) { return static_cast<Value*>(take_block_memory(count * sizeof(Value))); }
+  void deallocate(Value* at, std::size_t count) noexcept { give_block_memory(at, count * sizeof(Value)); }
   template <class Other>
   void construct(Other* at) noexcept {
     ::new (static_cast<void*>(at)) Other;

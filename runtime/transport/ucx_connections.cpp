@@ -107,7 +107,7 @@ ucx_connections::ucx_connections(ucx_worker& worker, traffic_counters& counters)
     return static_cast<ucx_connections*>(self)->receive({static_cast<const std::byte*>(header), header_bytes}, data,
                                                         bytes, (how->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0);
   };
-  check_ucx(ucp_worker_set_am_recv_handler(worker_.get(), &handler), "setting the message handler");
+  check_ucx(ucx().ucp_worker_set_am_recv_handler(worker_.get(), &handler), "setting the message handler");
 }
 
 ucx_connections::~ucx_connections() {
@@ -227,7 +227,7 @@ void ucx_connections::connect(peer& p, time_point now) {
     auto* failed = static_cast<connection*>(arg);
     failed->owner->broke(*failed);
   };
-  if (ucp_ep_create(worker_.get(), &how, &c->endpoint) != UCS_OK) {
+  if (ucx().ucp_ep_create(worker_.get(), &how, &c->endpoint) != UCS_OK) {
     close(p, now + reconnect_pause);
     return;
   }
@@ -276,11 +276,11 @@ void ucx_connections::close(peer& p, time_point retry_at) {
   how.flags = UCP_EP_CLOSE_FLAG_FORCE;
   how.user_data = c.get();
   how.cb.send = [](void* request, ucs_status_t, void* closed) {
-    ucp_request_free(request);
+    ucx().ucp_request_free(request);
     static_cast<connection*>(closed)->closed = true;
   };
   c->broken = true;  // what comes to its end now needs no other close
-  if (!UCS_PTR_IS_PTR(ucp_ep_close_nbx(c->endpoint, &how))) c->closed = true;
+  if (!UCS_PTR_IS_PTR(ucx().ucp_ep_close_nbx(c->endpoint, &how))) c->closed = true;
   closing_.push_back(std::move(c));
 }
 
@@ -327,12 +327,13 @@ void ucx_connections::post(connection& c, std::unique_ptr<sending> s) {
   how.memory_type = UCS_MEMORY_TYPE_HOST;
   how.user_data = s.get();
   how.cb.send = [](void* request, ucs_status_t status, void* done) {
-    ucp_request_free(request);
+    ucx().ucp_request_free(request);
     auto* completed = static_cast<sending*>(done);
     completed->owner->sent(completed, status);
   };
   const auto* payload = bytes == 0 ? nullptr : s->what.payload->bytes.data();
-  auto* request = ucp_am_send_nbx(c.endpoint, message_id, s->header.data(), s->header.size(), payload, bytes, &how);
+  auto* request =
+      ucx().ucp_am_send_nbx(c.endpoint, message_id, s->header.data(), s->header.size(), payload, bytes, &how);
   if (UCS_PTR_IS_ERR(request)) {
     broke(c);
     return;
@@ -398,11 +399,11 @@ ucs_status_t ucx_connections::receive(std::span<const std::byte> header, void* d
   how.memory_type = UCS_MEMORY_TYPE_HOST;
   how.user_data = r.get();
   how.cb.recv_am = [](void* request, ucs_status_t status, std::size_t length, void* done) {
-    ucp_request_free(request);
+    ucx().ucp_request_free(request);
     auto* completed = static_cast<receiving*>(done);
     completed->owner->received(completed, status, length);
   };
-  auto* request = ucp_am_recv_data_nbx(worker_.get(), data, r->payload->bytes.data(), bytes, &how);
+  auto* request = ucx().ucp_am_recv_data_nbx(worker_.get(), data, r->payload->bytes.data(), bytes, &how);
   if (UCS_PTR_IS_ERR(request)) return UCS_INPROGRESS;  // UCX owns `data` all the same
   ++receiving_;
   auto* started = r.release();

@@ -18,9 +18,9 @@ struct ucx_options {
 ///
 /// - Payloads of at most 64 KiB go at once; larger ones wait for their turn, so that they do not hold up small ones.
 /// - A message with a large payload that is sent again while it still waits or is under way goes once.
-/// - A message to itself is handed over in memory and not counted.
+/// - A message to itself is handed over in memory and not counted, nor is what messengers say to each other about connections.
 ///
-/// Throws fault(bad_input) where UCX knows none of the devices, fault(device) where it cannot start.
+/// Throws fault(bad_input) where a device is not there, fault(device) where UCX is not installed or cannot start.
 [[nodiscard]] std::unique_ptr<messenger> make_ucx_messenger(const ucx_options& options);
 
 }  // namespace baton

@@ -1,11 +1,6 @@
 #include "runtime/transport/ucx_settings.hpp"
 
-#include <csignal>
 #include <cstdlib>
-#include <string>
-
-#include <ucs/config/global_opts.h>
-#include <ucs/debug/debug.h>
 
 namespace baton {
 namespace {
@@ -15,8 +10,8 @@ struct setting {
   const char* value;
 };
 
-// Read when a context is made. Chosen by measurements with UCX 1.13 over TCP.
-constexpr setting environment[] = {
+// Chosen by measurements with UCX 1.13 over TCP.
+constexpr setting settings[] = {
     // Shared memory transports do not report a dead peer, and CMA may deliver what a stalled receiver had not yet read.
     {"UCX_TLS", "tcp,self"},
     // With zero-copy, a receiver that is killed takes the sender along: an assertion inside libuct.
@@ -31,37 +26,28 @@ constexpr setting environment[] = {
     {"UCX_TCP_KEEPIDLE", "1s"},
     {"UCX_TCP_KEEPINTVL", "1s"},
     {"UCX_TCP_KEEPCNT", "1"},
-};
-
-// Read while libucs is loaded: too late for the environment.
-constexpr setting options[] = {
     // UCX writes to standard output, for one thing whenever a peer goes away; what matters comes back as a status.
-    {"LOG_LEVEL", "fatal"},
+    {"UCX_LOG_LEVEL", "fatal"},
     // Settings of transports that are not in use are no mistake.
-    {"WARN_UNUSED_ENV_VARS", "n"},
+    {"UCX_WARN_UNUSED_ENV_VARS", "n"},
+
+    // What libucs does while it is loaded. It takes HUP, ILL, BUS, FPE and SEGV for itself,
+    {"UCX_HANDLE_ERRORS", "none"},
+    {"UCX_ERROR_SIGNALS", ""},
+    {"UCX_DEBUG_SIGNO", ""},
+    // and patches mmap, madvise and the like inside the C library, for a cache of registered memory that TCP has no use for. A
+    // thread that ends then calls into it when its thread-locals are gone, which ThreadSanitizer does not survive.
+    {"UCX_MEM_MMAP_HOOK_MODE", "none"},
+    {"UCX_RCACHE_ENABLE", "n"},
 };
 
-bool user_has_set(const char* name) { return std::getenv(name) != nullptr; }
-
-void give_signals_back() {
-  if (!user_has_set("UCX_HANDLE_ERRORS") && !user_has_set("UCX_ERROR_SIGNALS")) {
-    for (const int signal : {SIGILL, SIGBUS, SIGFPE, SIGSEGV}) ucs_debug_disable_signal(signal);
-  }
-  if (!user_has_set("UCX_DEBUG_SIGNO")) ucs_debug_disable_signal(SIGHUP);
-}
-
-/// Before `main` there are no threads yet that read the environment.
 const bool applied_before_main = (apply_ucx_settings(), true);
 
 }  // namespace
 
 void apply_ucx_settings() {
   static const bool once = [] {
-    for (const auto& [name, value] : environment) setenv(name, value, 0);
-    for (const auto& [name, value] : options) {
-      if (!user_has_set((std::string("UCX_") + name).c_str())) ucs_global_opts_set_value(name, value);
-    }
-    give_signals_back();
+    for (const auto& [name, value] : settings) setenv(name, value, 0);
     return true;
   }();
   static_cast<void>(once);

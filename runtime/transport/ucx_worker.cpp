@@ -8,12 +8,12 @@
 #include <fmt/format.h>
 #include <poll.h>
 
-#include "runtime/transport/ucx_settings.hpp"
+#include "kernels/fault.hpp"
 
 namespace baton {
 namespace {
 
-using config_handle = std::unique_ptr<ucp_config_t, decltype(&ucp_config_release)>;
+using config_handle = std::unique_ptr<ucp_config_t, decltype(ucx_library::ucp_config_release)>;
 
 bool device_exists(const std::string& name) {
   const std::string host = name.substr(0, name.find(':'));  // the rest is a port
@@ -32,43 +32,38 @@ void check_devices(const std::string& net_devices) {
 
 config_handle read_config(const std::string& net_devices) {
   ucp_config_t* read = nullptr;
-  check_ucx(ucp_config_read(nullptr, nullptr, &read), "its configuration");
-  config_handle config(read, &ucp_config_release);
-  if (!net_devices.empty()) check_ucx(ucp_config_modify(read, "NET_DEVICES", net_devices.c_str()), "its configuration");
+  check_ucx(ucx().ucp_config_read(nullptr, nullptr, &read), "its configuration");
+  config_handle config(read, ucx().ucp_config_release);
+  if (!net_devices.empty())
+    check_ucx(ucx().ucp_config_modify(read, "NET_DEVICES", net_devices.c_str()), "its configuration");
   return config;
 }
 
 }  // namespace
 
-void check_ucx(ucs_status_t status, const char* what) {
-  if (status == UCS_OK) return;
-  throw fault(fault_code::device, fmt::format("UCX: {}: {}", what, ucs_status_string(status)));
-}
-
 ucx_worker::ucx_worker(const std::string& net_devices) {
-  apply_ucx_settings();
   check_devices(net_devices);
   const auto config = read_config(net_devices);
   ucp_params_t what{};
   what.field_mask = UCP_PARAM_FIELD_FEATURES;
   what.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
-  check_ucx(ucp_init(&what, config.get(), &context_), "making a context");
+  check_ucx(ucx().ucp_init_version(UCP_API_MAJOR, UCP_API_MINOR, &what, config.get(), &context_), "making a context");
 
   ucp_worker_params_t how{};
   how.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   how.thread_mode = UCS_THREAD_MODE_SINGLE;
-  const auto made = ucp_worker_create(context_, &how, &worker_);
-  const auto found = made == UCS_OK ? ucp_worker_get_efd(worker_, &event_fd_) : made;
+  const auto made = ucx().ucp_worker_create(context_, &how, &worker_);
+  const auto found = made == UCS_OK ? ucx().ucp_worker_get_efd(worker_, &event_fd_) : made;
   if (found == UCS_OK) return;
-  if (worker_ != nullptr) ucp_worker_destroy(worker_);
-  ucp_cleanup(context_);
+  if (worker_ != nullptr) ucx().ucp_worker_destroy(worker_);
+  ucx().ucp_cleanup(context_);
   check_ucx(found, "making a worker");
 }
 
 ucx_worker::~ucx_worker() {
   if (!finished_) return;
-  ucp_worker_destroy(worker_);
-  ucp_cleanup(context_);
+  ucx().ucp_worker_destroy(worker_);
+  ucx().ucp_cleanup(context_);
 }
 
 void ucx_worker::finish(std::chrono::steady_clock::time_point deadline) {
@@ -76,21 +71,21 @@ void ucx_worker::finish(std::chrono::steady_clock::time_point deadline) {
   // What comes in during a flush may be answered too: done is a worker that has nothing to flush.
   while (std::chrono::steady_clock::now() < deadline) {
     ucp_request_param_t how{};
-    auto* request = ucp_worker_flush_nbx(worker_, &how);
+    auto* request = ucx().ucp_worker_flush_nbx(worker_, &how);
     if (!UCS_PTR_IS_PTR(request)) {
       finished_ = true;
       return;
     }
-    while (ucp_request_check_status(request) == UCS_INPROGRESS) {
+    while (ucx().ucp_request_check_status(request) == UCS_INPROGRESS) {
       if (std::chrono::steady_clock::now() >= deadline) return;
       if (!progress()) wait(-1, std::chrono::milliseconds(10));
     }
-    ucp_request_free(request);
+    ucx().ucp_request_free(request);
   }
 }
 
 void ucx_worker::wait(int other_fd, std::optional<std::chrono::nanoseconds> time_max) {
-  if (ucp_worker_arm(worker_) != UCS_OK) return;
+  if (ucx().ucp_worker_arm(worker_) != UCS_OK) return;
   pollfd fds[] = {{event_fd_, POLLIN, 0}, {other_fd, POLLIN, 0}};
   timespec limit{};
   if (time_max) {
@@ -103,9 +98,9 @@ void ucx_worker::wait(int other_fd, std::optional<std::chrono::nanoseconds> time
 std::string ucx_worker::address() const {
   ucp_address_t* address = nullptr;
   std::size_t bytes = 0;
-  check_ucx(ucp_worker_get_address(worker_, &address, &bytes), "the worker's address");
+  check_ucx(ucx().ucp_worker_get_address(worker_, &address, &bytes), "the worker's address");
   std::string copied(reinterpret_cast<const char*>(address), bytes);
-  ucp_worker_release_address(worker_, address);
+  ucx().ucp_worker_release_address(worker_, address);
   return copied;
 }
 

@@ -4,14 +4,9 @@
 #include <optional>
 #include <string>
 
-#include <ucp/api/ucp.h>
-
-#include "kernels/fault.hpp"
+#include "runtime/transport/ucx_library.hpp"
 
 namespace baton {
-
-/// Throws fault(device) with UCX's text unless `status` is UCS_OK.
-void check_ucx(ucs_status_t status, const char* what);
 
 /// A UCX context with one worker, and the means to sleep until it has something to do. All of it, construction and destruction too,
 /// belongs to one thread.
@@ -26,7 +21,7 @@ class ucx_worker {
   [[nodiscard]] ucp_worker_h get() const { return worker_; }
   [[nodiscard]] std::string address() const;
   /// Does what there is to do. False: nothing was.
-  bool progress() { return ucp_worker_progress(worker_) != 0; }
+  bool progress() { return ucx().ucp_worker_progress(worker_) != 0; }
   /// Sleeps until there is something to do, `other_fd` (-1: none) is readable, or `time_max` is over (nullopt: never). Returns at
   /// once where there is something to do already.
   void wait(int other_fd, std::optional<std::chrono::nanoseconds> time_max);

@@ -17,6 +17,7 @@ void write(const submit_job& from, SubmitJob& to) {
   to.set_system_tokens(from.system_tokens);
   append(from.stop_tokens, *to.mutable_stop_tokens());
   to.set_report_dump(from.report_dump);
+  to.set_report_trace(from.report_trace);
 }
 
 submit_job read(const SubmitJob& in, const place& at) {
@@ -26,7 +27,8 @@ submit_job read(const SubmitJob& in, const place& at) {
           .query_tokens = within(in.query_tokens(), 0, tokens_max - in.document_tokens(), at / "query_tokens"),
           .system_tokens = within(in.system_tokens(), 0, in.document_tokens(), at / "system_tokens"),
           .stop_tokens = ids(in.stop_tokens(), at / "stop_tokens"),
-          .report_dump = in.report_dump()};
+          .report_dump = in.report_dump(),
+          .report_trace = in.report_trace()};
 }
 
 void write(const submit_ids& from, SubmitIds& to) {
@@ -165,6 +167,7 @@ std::string encode(const client_update& update) {
                  [&](const job_progress& u) { write(u, *to.mutable_job_progress()); },
                  [&](const prefill_finished& u) { write(u, *to.mutable_prefill_finished()); },
                  [&](const chosen_units& u) { write(u, *to.mutable_chosen_units()); },
+                 [&](const trace_spans& u) { write(u, *to.mutable_trace_spans()); },
                  [&](const answer_token& u) { write(u, *to.mutable_answer_token()); },
                  [&](const first_logits& u) { write(u, *to.mutable_first_logits()); },
                  [&](const job_finished& u) { write(u, *to.mutable_job_finished()); },
@@ -184,6 +187,7 @@ client_update decode_client_update(std::string_view bytes) {
     case in.kJobProgress: return read(in.job_progress(), place("job_progress"));
     case in.kPrefillFinished: return read(in.prefill_finished(), place("prefill_finished"));
     case in.kChosenUnits: return read(in.chosen_units(), place("chosen_units"));
+    case in.kTraceSpans: return read(in.trace_spans(), place("trace_spans"));
     case in.kAnswerToken: return read(in.answer_token(), place("answer_token"));
     case in.kFirstLogits: return read(in.first_logits(), place("first_logits"));
     case in.kJobFinished: return read(in.job_finished(), place("job_finished"));

@@ -69,6 +69,15 @@ void write(const log_failed& from, LogFailed& to) {
 
 log_failed read(const LogFailed& in, const place& at) { return {.job = in.job(), .why = read(in.why(), at / "why")}; }
 
+void write(const worker_ended& from, WorkerEnded& to) {
+  to.set_device(from.device);
+  to.set_how(from.how);
+}
+
+worker_ended read(const WorkerEnded& in, const place& at) {
+  return {.device = text(in.device(), at / "device"), .how = text(in.how(), at / "how")};
+}
+
 }  // namespace
 }  // namespace wire
 
@@ -104,6 +113,7 @@ std::string encode(const relay_report& report) {
                  [&](const log_reserved& r) { write(r, *to.mutable_log_reserved()); },
                  [&](const log_refused& r) { write(r, *to.mutable_log_refused()); },
                  [&](const log_failed& r) { write(r, *to.mutable_log_failed()); },
+                 [&](const worker_ended& r) { write(r, *to.mutable_worker_ended()); },
              },
              report);
   return to.SerializeAsString();
@@ -119,6 +129,7 @@ relay_report decode_relay_report(std::string_view bytes) {
     case in.kLogRefused: return read(in.log_refused(), place("log_refused"));
     case in.kRelayAlive: return read(in.relay_alive(), place("relay_alive"));
     case in.kLogFailed: return read(in.log_failed(), place("log_failed"));
+    case in.kWorkerEnded: return read(in.worker_ended(), place("worker_ended"));
     case in.KIND_NOT_SET: break;
   }
   refuse(at / "kind", "missing or unknown");

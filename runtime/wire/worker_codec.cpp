@@ -10,6 +10,9 @@ namespace wire {
 namespace {
 
 static_assert(FAULT_CODE_INTERNAL == static_cast<int>(fault_code::internal) + 1);
+static_assert(ACTIVITY_WAIT == static_cast<int>(activity::wait) + 1);
+static_assert(BLOCK_PHASE_DECODE == static_cast<int>(block_phase::decode) + 1);
+static_assert(TRACE_BLOCK_EVENT_ARRIVED == static_cast<int>(trace_block::event_kind::arrived) + 1);
 
 // ---- coordinator to worker ----
 
@@ -38,6 +41,7 @@ void write(const assign_shard& from, AssignShard& to) {
   write(from.plan, *to.mutable_plan());
   write(from.routes, *to.mutable_routes());
   to.set_report_chosen_units(from.report_chosen_units);
+  to.set_report_trace(from.report_trace);
 }
 
 assign_shard read(const AssignShard& in, const place& at) {
@@ -50,6 +54,7 @@ assign_shard read(const AssignShard& in, const place& at) {
     refuse(at / "routes", fmt::format("{} places for {} ranks", assign.routes.ranks.size(), assign.plan.shards.size()));
   }
   assign.report_chosen_units = in.report_chosen_units();
+  assign.report_trace = in.report_trace();
   return assign;
 }
 
@@ -185,6 +190,56 @@ void write(const job_released& from, JobReleased& to) { to.set_job(from.job); }
 
 job_released read(const JobReleased& in, const place&) { return {.job = in.job()}; }
 
+void write(const trace_span& from, TraceSpan& to) {
+  to.set_what(number_of<Activity>(from.what));
+  to.set_stage(number_of<BlockPhase>(from.stage));
+  to.set_step(from.step);
+  to.set_layer(from.layer);
+  to.set_waits_for(from.waits_for);
+  to.set_begin_ns(from.begin_ns);
+  to.set_length_ns(from.end_ns - from.begin_ns);
+}
+
+trace_span read(const TraceSpan& in, const place& at) {
+  trace_span span{.what = one_of(in.what(), activity::wait, at / "what"),
+                  .stage = one_of(in.stage(), block_phase::decode, at / "stage"),
+                  .step = in.step(),
+                  .layer = static_cast<std::uint16_t>(layer(in.layer(), at / "layer")),
+                  .waits_for = within(in.waits_for(), -1, ranks_max - 1, at / "waits_for"),
+                  .begin_ns = within(in.begin_ns(), 0, INT64_MAX - 1, at / "begin_ns")};
+  span.end_ns = span.begin_ns + within(in.length_ns(), 1, INT64_MAX - span.begin_ns, at / "length_ns");
+  return span;
+}
+
+void write(const trace_block& from, TraceBlock& to) {
+  to.set_event(number_of<TraceBlockEvent>(from.event));
+  to.set_phase(number_of<BlockPhase>(from.key.phase));
+  to.set_question(from.key.question);
+  to.set_step(from.key.step);
+  to.set_layer(from.key.layer);
+  to.set_source(from.key.source);
+  to.set_part(from.key.part);
+  to.set_targets_first(from.targets.first);
+  to.set_targets_last(from.targets.last);
+  to.set_at_ns(from.at_ns);
+}
+
+trace_block read(const TraceBlock& in, job_id job, const place& at) {
+  trace_block b;
+  b.event = one_of(in.event(), trace_block::event_kind::arrived, at / "event");
+  b.key.job = job;
+  b.key.phase = one_of(in.phase(), block_phase::decode, at / "phase");
+  b.key.question = in.question();
+  b.key.step = in.step();
+  b.key.layer = static_cast<std::uint16_t>(layer(in.layer(), at / "layer"));
+  b.key.source = static_cast<std::uint16_t>(rank(in.source(), at / "source"));
+  b.key.part = static_cast<std::uint16_t>(within(in.part(), 0, UINT16_MAX, at / "part"));
+  b.targets.first = within(in.targets_first(), 0, ranks_max, at / "targets_first");
+  b.targets.last = within(in.targets_last(), b.targets.first, ranks_max, at / "targets_last");
+  b.at_ns = within(in.at_ns(), 0, INT64_MAX, at / "at_ns");
+  return b;
+}
+
 /// As much of a failure's text as a reader accepts, cut between two characters: a failure must arrive.
 std::string shortened(const std::string& words) {
   if (words.size() <= text_bytes_max) return words;
@@ -272,6 +327,28 @@ chosen_units read(const ChosenUnits& in, const place& at) {
   return units;
 }
 
+void write(const trace_spans& from, TraceSpans& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  for (const auto& span : from.recorded.spans) write(span, *to.add_spans());
+  for (const auto& b : from.recorded.blocks) write(b, *to.add_blocks());
+  to.set_dropped(from.recorded.dropped);
+}
+
+trace_spans read(const TraceSpans& in, const place& at) {
+  const std::size_t events = static_cast<std::size_t>(in.spans_size()) + static_cast<std::size_t>(in.blocks_size());
+  if (events > trace_events_per_message) {
+    refuse(at / "spans",
+           fmt::format("{} spans and blocks in one message; at most {}", events, trace_events_per_message));
+  }
+  trace_spans trace{.job = in.job(), .rank = rank(in.rank(), at / "rank"), .recorded = {}};
+  for (int i = 0; i < in.spans_size(); ++i) trace.recorded.spans.push_back(read(in.spans(i), at.item("spans", i)));
+  for (int i = 0; i < in.blocks_size(); ++i)
+    trace.recorded.blocks.push_back(read(in.blocks(i), trace.job, at.item("blocks", i)));
+  trace.recorded.dropped = within(in.dropped(), 0, INT64_MAX, at / "dropped");
+  return trace;
+}
+
 void write(const answer_token& from, AnswerToken& to) {
   to.set_job(from.job);
   to.set_question(from.question);
@@ -345,6 +422,7 @@ std::string encode(const worker_report& report) {
                  [&](const shard_progress& r) { write(r, *to.mutable_shard_progress()); },
                  [&](const shard_finished& r) { write(r, *to.mutable_shard_finished()); },
                  [&](const chosen_units& r) { write(r, *to.mutable_chosen_units()); },
+                 [&](const trace_spans& r) { write(r, *to.mutable_trace_spans()); },
                  [&](const answer_token& r) { write(r, *to.mutable_answer_token()); },
                  [&](const first_logits& r) { write(r, *to.mutable_first_logits()); },
                  [&](const answer_finished& r) { write(r, *to.mutable_answer_finished()); },
@@ -366,6 +444,7 @@ worker_report decode_worker_report(std::string_view bytes) {
     case in.kShardProgress: return read(in.shard_progress(), place("shard_progress"));
     case in.kShardFinished: return read(in.shard_finished(), place("shard_finished"));
     case in.kChosenUnits: return read(in.chosen_units(), place("chosen_units"));
+    case in.kTraceSpans: return read(in.trace_spans(), place("trace_spans"));
     case in.kAnswerToken: return read(in.answer_token(), place("answer_token"));
     case in.kFirstLogits: return read(in.first_logits(), place("first_logits"));
     case in.kAnswerFinished: return read(in.answer_finished(), place("answer_finished"));

@@ -19,6 +19,9 @@ shard_timings read(const ShardTimings& in, const place& at);
 void write(const chosen_units& from, ChosenUnits& to);
 chosen_units read(const ChosenUnits& in, const place& at);
 
+void write(const trace_spans& from, TraceSpans& to);
+trace_spans read(const TraceSpans& in, const place& at);
+
 void write(const answer_token& from, AnswerToken& to);
 answer_token read(const AnswerToken& in, const place& at);
 

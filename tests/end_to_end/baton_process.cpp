@@ -1,5 +1,8 @@
 #include "tests/end_to_end/baton_process.hpp"
 
+#include <algorithm>
+#include <atomic>
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -10,6 +13,7 @@
 #include <thread>
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <spawn.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -25,14 +29,41 @@ std::string contents_of(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+std::vector<std::string> split_at_zeros(const std::string& text) {
+  std::vector<std::string> words;
+  for (std::size_t first = 0; first < text.size();) {
+    const auto end = std::min(text.find('\0', first), text.size());
+    words.push_back(text.substr(first, end - first));
+    first = end + 1;
+  }
+  return words;
+}
+
+std::set<std::string> names_in(const std::string& folder) {
+  std::set<std::string> names;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder, ignored))
+    names.insert(entry.path().string());
+  return names;
+}
+
 }  // namespace
+
+std::string running_process::option(const std::string& name) const {
+  const auto found = std::ranges::find(arguments, name);
+  return found == arguments.end() || found + 1 == arguments.end() ? std::string() : *(found + 1);
+}
 
 baton_process::baton_process(const std::vector<std::string>& arguments, const std::string& input,
                              const std::vector<std::string>& environment) {
   std::string pattern = (std::filesystem::temp_directory_path() / "baton-test-XXXXXX").string();
   if (!mkdtemp(pattern.data())) throw std::runtime_error("no temporary folder");
   folder_ = pattern;
+  std::filesystem::create_directory(folder_ + "/tmp");
   std::ofstream(folder_ + "/in", std::ios::binary) << input;
+  static std::atomic<int> runs = 0;
+  mark_ = "BATON_TEST_RUN=" + std::to_string(getpid()) + "." + std::to_string(++runs);
+  shared_memory_ = names_in("/dev/shm");
 
   std::vector<std::string> words{BATON_BINARY};
   words.insert(words.end(), arguments.begin(), arguments.end());
@@ -40,6 +71,8 @@ baton_process::baton_process(const std::vector<std::string>& arguments, const st
   for (auto& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::vector<std::string> extra = environment;
+  extra.push_back(mark_);
+  extra.push_back("TMPDIR=" + folder_ + "/tmp");
   std::vector<char*> envp;
   for (auto& variable : extra) envp.push_back(variable.data());
   for (char** variable = environ; *variable; ++variable) envp.push_back(*variable);
@@ -59,12 +92,48 @@ baton_process::~baton_process() {
   if (pid_ > 0) {
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
+    expect_nothing_left();
   }
   std::error_code ignored;
   std::filesystem::remove_all(folder_, ignored);
 }
 
 void baton_process::send_signal(int signal) const { kill(pid_, signal); }
+
+std::vector<running_process> baton_process::processes() const {
+  std::vector<running_process> all;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const auto name = entry.path().filename().string();
+    running_process process;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), process.pid);
+    if (error != std::errc() || end != name.data() + name.size() || process.pid == getpid()) continue;
+    const auto environment = split_at_zeros(contents_of(entry.path() / "environ"));
+    if (std::ranges::find(environment, mark_) == environment.end()) continue;
+    process.arguments = split_at_zeros(contents_of(entry.path() / "cmdline"));
+    if (!process.arguments.empty()) process.arguments.erase(process.arguments.begin());
+    all.push_back(std::move(process));
+  }
+  return all;
+}
+
+void baton_process::expect_nothing_left() const {
+  // A process that was killed together with its parent is taken by init, a moment later.
+  auto left = processes();
+  for (int i = 0; i < 1000 && !left.empty(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    left = processes();
+  }
+  for (const auto& process : left) {
+    std::string words;
+    for (const auto& word : process.arguments) words += " " + word;
+    ADD_FAILURE() << "process " << process.pid << " is left:" << words;
+    kill(process.pid, SIGKILL);
+  }
+  for (const auto& file : names_in(folder_ + "/tmp")) ADD_FAILURE() << file << " is left";
+  for (const auto& file : names_in("/dev/shm")) {
+    if (!shared_memory_.contains(file)) ADD_FAILURE() << file << " is left";
+  }
+}
 
 std::string baton_process::err_so_far() const { return contents_of(folder_ + "/err"); }
 
@@ -81,6 +150,7 @@ process_result baton_process::wait(int patience_s) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   pid_ = -1;
+  expect_nothing_left();
   process_result result;
   result.exit_code = late ? 124 : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   result.peak_bytes = usage.ru_maxrss * 1024;

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/end_to_end/baton_process.hpp"
+#include "tests/end_to_end/samples.hpp"
 #include "tests/support/reference_weights.hpp"
 #include "tests/support/temporary_directory.hpp"
 
@@ -19,42 +20,17 @@ using nlohmann::json;
 using testing::HasSubstr;
 using testing::Not;
 
-const std::filesystem::path source = BATON_SOURCE_DIR;
-const std::string quickstart = (source / "configs/quickstart.yaml").string();
-
-json json_of(const std::filesystem::path& file) { return json::parse(std::ifstream(file)); }
-
-std::string stripped(std::string text) {
-  const auto first = text.find_first_not_of(' ');
-  return first == std::string::npos ? "" : text.substr(first);
-}
-
-struct sample {
-  std::string document;
-  std::string question;
-  std::string answer;
-};
-
-std::vector<sample> samples_of(const std::string& name) {
-  const auto folder = source / "models/needle/documents";
-  std::vector<sample> all;
-  std::ifstream lines(folder / (name + ".questions.jsonl"));
-  for (std::string line; std::getline(lines, line);) {
-    const auto entry = json::parse(line);
-    all.push_back({(folder / (name + ".txt")).string(), entry.at("question"), entry.at("answer")});
-  }
-  return all;
-}
-
-struct run : testing::Test {
+/// Every test runs twice: all in one process, and as node agents and workers of their own. The parameter is the file in configs/.
+struct run : testing::TestWithParam<const char*> {
   temporary_directory folder;
+  const std::string config = (source / "configs" / GetParam()).string();
   void SetUp() override { std::filesystem::current_path(source); }
 
   std::string file(const std::string& name) const { return (folder.path() / name).string(); }
 
   json answer(const sample& s, std::vector<std::string> more = {}) const {
-    std::vector<std::string> arguments{"run",        "--config", quickstart, "--document",     s.document,
-                                       "--question", s.question, "--json",   file("out.json"), "--quiet"};
+    std::vector<std::string> arguments{"run",        "--config", config,   "--document",     s.document,
+                                       "--question", s.question, "--json", file("out.json"), "--quiet"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     const auto result = run_baton(arguments);
     EXPECT_EQ(result.exit_code, 0) << result.err;
@@ -62,7 +38,7 @@ struct run : testing::Test {
   }
 };
 
-TEST_F(run, every_strategy_answers_the_questions_of_the_8k_archive) {
+TEST_P(run, every_strategy_answers_the_questions_of_the_8k_archive) {
   auto samples = samples_of("archive-8k");
   ASSERT_GE(samples.size(), 4u);
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -79,7 +55,7 @@ TEST_F(run, every_strategy_answers_the_questions_of_the_8k_archive) {
   }
 }
 
-TEST_F(run, full_apb_answers_every_question_of_the_32k_archive_as_full_attention_does) {
+TEST_P(run, full_apb_answers_every_question_of_the_32k_archive_as_full_attention_does) {
   const auto samples = samples_of("archive-32k");
   ASSERT_GE(samples.size(), 8u);
   for (const auto& s : samples) {
@@ -89,7 +65,7 @@ TEST_F(run, full_apb_answers_every_question_of_the_32k_archive_as_full_attention
   }
 }
 
-TEST_F(run, the_json_has_every_promised_key) {
+TEST_P(run, the_json_has_every_promised_key) {
   const auto s = samples_of("archive-2k").at(0);
   const auto result = answer(s, {"--ranks", "4", "--compare", "full"});
   for (const char* key : {"answer", "answer_ids", "strategy", "plan", "document_tokens", "query_tokens", "prefill_s",
@@ -98,7 +74,7 @@ TEST_F(run, the_json_has_every_promised_key) {
   }
   ASSERT_EQ(result.at("ranks").size(), 4u);
   for (const char* key : {"rank", "node", "device", "block_tokens", "anchor_tokens", "passing_tokens", "compute_s",
-                          "wait_s", "bytes_sent", "bytes_received"}) {
+                          "wait_s", "exposed_wait_s", "bytes_sent", "bytes_received"}) {
     EXPECT_TRUE(result.at("ranks").at(3).contains(key)) << key;
   }
   EXPECT_EQ(result.at("document_tokens"), 2048);
@@ -106,29 +82,29 @@ TEST_F(run, the_json_has_every_promised_key) {
   EXPECT_EQ(result.at("compare").at("ranks").size(), 1u);
 }
 
-TEST_F(run, quiet_prints_the_answer_alone_and_piped_output_has_no_escape_codes) {
+TEST_P(run, quiet_prints_the_answer_alone_and_piped_output_has_no_escape_codes) {
   const auto s = samples_of("archive-2k").at(0);
   const auto quiet = run_baton(
-      {"run", "--config", quickstart, "--document", s.document, "--question", s.question, "--ranks", "2", "--quiet"});
+      {"run", "--config", config, "--document", s.document, "--question", s.question, "--ranks", "2", "--quiet"});
   EXPECT_EQ(quiet.exit_code, 0);
   EXPECT_EQ(stripped(quiet.out), s.answer + "\n");
   EXPECT_EQ(quiet.err, "");
   const auto full =
-      run_baton({"run", "--config", quickstart, "--document", s.document, "--question", s.question, "--ranks", "2"});
+      run_baton({"run", "--config", config, "--document", s.document, "--question", s.question, "--ranks", "2"});
   EXPECT_THAT(full.out, HasSubstr(s.answer));
   EXPECT_THAT(full.out + full.err, Not(HasSubstr("\x1b")));
 }
 
-TEST_F(run, a_document_may_come_from_standard_input) {
+TEST_P(run, a_document_may_come_from_standard_input) {
   const auto s = samples_of("archive-2k").at(1);
   std::ifstream file(s.document, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   const auto result = run_baton(
-      {"run", "--config", quickstart, "--document", "-", "--question", s.question, "--ranks", "2", "--quiet"}, text);
+      {"run", "--config", config, "--document", "-", "--question", s.question, "--ranks", "2", "--quiet"}, text);
   EXPECT_EQ(stripped(result.out), s.answer + "\n") << result.err;
 }
 
-TEST_F(run, devices_threads_and_instruction_sets_give_the_same_answer) {
+TEST_P(run, devices_threads_and_instruction_sets_give_the_same_answer) {
   const auto s = samples_of("archive-2k").at(2);
   const std::vector<std::string> common{"run",     "--document", s.document, "--question", s.question,
                                         "--ranks", "4",          "--quiet",  "--config"};
@@ -136,14 +112,14 @@ TEST_F(run, devices_threads_and_instruction_sets_give_the_same_answer) {
   two.push_back((source / "configs/two-devices.yaml").string());
   EXPECT_EQ(stripped(run_baton(two).out), s.answer + "\n");
   auto one = common;
-  one.push_back(quickstart);
+  one.push_back(config);
   EXPECT_EQ(stripped(run_baton(one, "", {"ONEDNN_MAX_CPU_ISA=AVX2"}).out), s.answer + "\n");
   auto exact = common;
   exact.push_back((source / "configs/fp32.yaml").string());
   EXPECT_EQ(stripped(run_baton(exact).out), s.answer + "\n");
 }
 
-TEST_F(run, tokens_bypass_text_and_the_dump_holds_logits_and_units) {
+TEST_P(run, tokens_bypass_text_and_the_dump_holds_logits_and_units) {
   const auto model = source / "tests/fixtures/models/llama_tied";
   const auto golden = reference::read_tensors(model / "golden.safetensors");
   const auto& ids = golden.at("input_ids").values;
@@ -152,9 +128,9 @@ TEST_F(run, tokens_bypass_text_and_the_dump_holds_logits_and_units) {
   for (std::size_t i = 0; i < ids.size(); ++i)
     (static_cast<std::ptrdiff_t>(i) < cut ? document : query).push_back(static_cast<int>(ids[i]));
   std::ofstream(file("tokens.json")) << json{{"document_ids", document}, {"query_ids", query}, {"system_tokens", 2}};
-  const auto result = run_baton({"run", "--config", quickstart, "--model", model.string(), "--tokens",
-                                 file("tokens.json"), "--strategy", "full", "--precision", "fp32", "--max-new-tokens",
-                                 "16", "--dump", file("dump.safetensors"), "--json", file("out.json")});
+  const auto result = run_baton({"run", "--config", config, "--model", model.string(), "--tokens", file("tokens.json"),
+                                 "--strategy", "full", "--precision", "fp32", "--max-new-tokens", "16", "--dump",
+                                 file("dump.safetensors"), "--json", file("out.json")});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const auto& expected = golden.at("logits_f32");
   const auto logits = reference::read_tensors(file("dump.safetensors")).at("first_logits").values;
@@ -163,7 +139,7 @@ TEST_F(run, tokens_bypass_text_and_the_dump_holds_logits_and_units) {
   for (std::size_t i = 0; i < logits.size(); ++i) EXPECT_NEAR(logits[i], expected.values[last + i], 2e-3);
   EXPECT_EQ(json_of(file("out.json")).at("answer_ids"), json(golden.at("greedy_ids").values).get<std::vector<int>>());
 
-  const auto apb = run_baton({"run", "--config", quickstart, "--model", model.string(), "--tokens", file("tokens.json"),
+  const auto apb = run_baton({"run", "--config", config, "--model", model.string(), "--tokens", file("tokens.json"),
                               "--ranks", "3", "--anchor-tokens", "20", "--passing-tokens", "7", "--dump",
                               file("dump.safetensors"), "--max-new-tokens", "1"});
   ASSERT_EQ(apb.exit_code, 0) << apb.err;
@@ -175,22 +151,23 @@ TEST_F(run, tokens_bypass_text_and_the_dump_holds_logits_and_units) {
   EXPECT_FALSE(dump.contains("selected.layer0.rank2"));
 }
 
-TEST_F(run, plan_prints_blocks_and_memory_and_runs_nothing) {
+TEST_P(run, plan_prints_blocks_and_memory_and_runs_nothing) {
   const auto s = samples_of("archive-8k").at(0);
   const auto result =
-      run_baton({"plan", "--config", quickstart, "--document", s.document, "--question", s.question, "--ranks", "4"});
+      run_baton({"plan", "--config", config, "--document", s.document, "--question", s.question, "--ranks", "4"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   for (const char* word : {"apb", "retaining_heads", "8,192", "2,047"}) EXPECT_THAT(result.out, HasSubstr(word));
 }
 
-TEST_F(run, memory_grows_with_the_document_as_the_plan_says) {
+TEST_P(run, memory_grows_with_the_document_as_the_plan_says) {
+  if (GetParam() != std::string("quickstart.yaml")) GTEST_SKIP() << "the plan's devices are processes of their own";
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "sanitizers keep memory of their own";
 #endif
   std::vector<std::int64_t> planned, resident;
   for (const char* archive : {"archive-2k", "archive-32k"}) {
     const auto s = samples_of(archive).at(0);
-    const std::vector<std::string> job{"--config", quickstart, "--document", s.document, "--question", s.question};
+    const std::vector<std::string> job{"--config", config, "--document", s.document, "--question", s.question};
     auto plan = job;
     plan.insert(plan.begin(), "plan");
     plan.insert(plan.end(), {"--json", file("plan.json")});
@@ -206,14 +183,14 @@ TEST_F(run, memory_grows_with_the_document_as_the_plan_says) {
   EXPECT_LT(growth, 1.15);
 }
 
-TEST_F(run, an_interrupt_stops_the_job_within_seconds) {
+TEST_P(run, an_interrupt_stops_the_job_within_seconds) {
   std::string text;
   const auto s = samples_of("archive-32k").at(0);
   std::ifstream in(s.document, std::ios::binary);
   const std::string once{std::istreambuf_iterator<char>(in), {}};
   for (int i = 0; i < 3; ++i) text += once;
-  baton_process process(
-      {"run", "--config", quickstart, "--document", "-", "--question", s.question, "--strategy", "full"}, text);
+  baton_process process({"run", "--config", config, "--document", "-", "--question", s.question, "--strategy", "full"},
+                        text);
   for (int i = 0; i < 3000 && process.err_so_far().empty(); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   const auto begun = std::chrono::steady_clock::now();
@@ -223,6 +200,10 @@ TEST_F(run, an_interrupt_stops_the_job_within_seconds) {
   EXPECT_THAT(result.err, HasSubstr("baton: stopped"));
   EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(60));
 }
+
+INSTANTIATE_TEST_SUITE_P(ways, run, testing::Values("quickstart.yaml", "processes.yaml"), [](const auto& param_info) {
+  return std::filesystem::path(param_info.param).stem().string();
+});
 
 struct mistake {
   std::string title;

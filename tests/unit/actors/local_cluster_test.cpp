@@ -32,7 +32,7 @@ struct local_cluster_test : testing::Test {
   temporary_directory folder;
   cluster_config config;
   std::optional<checkpoint> model;
-  std::optional<local_devices> devices;
+  std::optional<cluster_devices> devices;
   std::optional<local_cluster> cluster;
   std::vector<std::int32_t> document = random_ids(600, 1);
   std::vector<std::int32_t> query = random_ids(9, 2);
@@ -49,7 +49,7 @@ struct local_cluster_test : testing::Test {
     config.model.directory = folder.path();
     config.model.precision = element_type::f32;
     config.nodes = {{.name = "here",
-                     .relay = {.log_bytes_max = 1 << 24},
+                     .relay = {.log_memory_bytes = 1 << 24},
                      .devices = {{.name = "a", .threads = 1}, {.name = "b", .threads = 1}}}};
     config.job.strategy = "apb";
     config.job.ranks = 4;

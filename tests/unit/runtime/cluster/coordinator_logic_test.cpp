@@ -182,6 +182,26 @@ TEST_F(coordinator_logic_test, the_question_is_asked_when_the_last_shard_is_done
   EXPECT_EQ(logic.jobs(), 0u);
 }
 
+TEST_F(coordinator_logic_test, a_trace_is_asked_of_every_rank_and_goes_to_the_client_if_its_own_worker_tells_it) {
+  auto traced = request();
+  traced.report_trace = true;
+  logic.client_said(client, traced, now);
+  logic.client_said(client, submit_ids{"r", 0, std::vector<std::int32_t>(208, 1)}, now);
+  take();
+  logic.relay_said(relay, log_reserved{1}, now);
+  const auto assigned = take().said_to_workers<assign_shard>();
+  ASSERT_EQ(assigned.size(), 4u);
+  for (const auto& [worker, shard] : assigned) EXPECT_TRUE(shard.report_trace);
+
+  trace_spans piece{1, 0, {}};
+  piece.recorded.dropped = 2;
+  logic.worker_said(worker_a, piece, now);
+  logic.worker_said(worker_b, piece, now);                   // rank 0 is not its own
+  logic.worker_said(worker_a, trace_spans{1, -1, {}}, now);  // nobody's
+  logic.worker_said(worker_a, trace_spans{77, 0, {}}, now);  // no job
+  EXPECT_EQ(take().said_to_client<trace_spans>(), (std::vector{piece}));
+}
+
 TEST_F(coordinator_logic_test, a_dead_worker_fails_its_jobs_with_rank_device_and_layer) {
   reach_prefill();
   logic.worker_said(worker_b, shard_progress{1, 2, 1, 100, -1, 5}, now);
@@ -213,6 +233,25 @@ TEST_F(coordinator_logic_test, a_silent_worker_fails_its_jobs_and_is_told_to_end
   EXPECT_THAT(failed[0].why.where, HasSubstr("device n/d1"));
   EXPECT_EQ(all.dismissed, std::vector{worker_b});
   EXPECT_EQ(logic.workers(), 1u);
+}
+
+TEST_F(coordinator_logic_test, ranks_are_laid_over_devices_in_the_declared_order_whoever_joins_first) {
+  coordinator_logic ordered(model, {}, {{"west", "d1"}, {"west", "d0"}, {"east", "d0"}});
+  for (const auto& [id, node, device] :
+       std::vector<std::tuple<peer_id, std::string, std::string>>{{1, "east", "d0"}, {2, "west", "d0"}, {3, "west", "d1"},
+                                                                 {4, "away", "d0"}}) {
+    ordered.worker_joined(id, {node, device, "cpu", 0}, now);
+  }
+  ordered.client_said(client, request(), now);
+  ordered.client_said(client, submit_ids{"r", 0, std::vector<std::int32_t>(208)}, now);
+  std::vector<std::string> places;
+  for (const auto& action : ordered.take_actions()) {
+    if (const auto* c = std::get_if<to_client>(&action)) {
+      for (const auto& shard : std::get<job_accepted>(c->update).plan.shards)
+        places.push_back(shard.node + "/" + shard.device);
+    }
+  }
+  EXPECT_EQ(places, (std::vector<std::string>{"west/d1", "west/d0", "east/d0", "away/d0"}));
 }
 
 TEST_F(coordinator_logic_test, a_silent_relay_fails_the_jobs_of_its_node) {
@@ -258,6 +297,17 @@ TEST_F(coordinator_logic_test, a_job_whose_ranks_all_wait_has_lost_a_block_and_a
   EXPECT_EQ(failed[0].why.code, fault_code::deadline);
   EXPECT_THAT(failed[0].why.what, HasSubstr("a block of rank 0 is lost"));
   EXPECT_EQ(failed[0].why.where, "rank 1, layer 1");
+}
+
+TEST_F(coordinator_logic_test, how_a_worker_process_ended_is_told_with_its_job_or_as_trouble_at_the_start) {
+  logic.relay_said(relay, worker_ended{"d9", "exit code 1"}, now);
+  EXPECT_EQ(logic.trouble(), "the worker of n/d9 ended while it started: exit code 1");
+  reach_prefill();
+  take();
+  logic.relay_said(relay, worker_ended{"d1", "killed by signal 9 (Killed)"}, now);
+  const auto why = take().said_to_client<job_failed>().at(0).why;
+  EXPECT_EQ(why.what, "the worker is gone (killed by signal 9 (Killed))");
+  EXPECT_EQ(why.where, "rank 2, device n/d1, layer 0");
 }
 
 TEST_F(coordinator_logic_test, a_log_that_breaks_fails_its_job) {

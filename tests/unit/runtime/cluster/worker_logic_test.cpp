@@ -46,7 +46,7 @@ struct worker_logic_test : testing::Test {
 };
 
 TEST_F(worker_logic_test, a_shard_is_prepared_with_all_its_ids_in_order_and_starts_when_told) {
-  logic.coordinator_said(assign_shard{5, 1, plan_of_two(), routes_of(2), true});
+  logic.coordinator_said(assign_shard{5, 1, plan_of_two(), routes_of(2), true, true});
   logic.coordinator_said(shard_ids{5, 1, 0, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}});
   logic.coordinator_said(shard_ids{5, 1, 12, {13, 14, 15, 16, 17, 18, 19, 20}});
   take();
@@ -56,6 +56,7 @@ TEST_F(worker_logic_test, a_shard_is_prepared_with_all_its_ids_in_order_and_star
   EXPECT_EQ(shard.ids.size(), 20u);
   EXPECT_EQ(shard.ids[12], 13);
   EXPECT_TRUE(shard.keep_chosen_units);
+  EXPECT_TRUE(shard.record_trace);
   EXPECT_EQ(shard.routes, routes_of(2));
   EXPECT_TRUE(reported<shard_ready>().empty());
   logic.device_said(shard_prepared{5, 1});
@@ -111,6 +112,43 @@ TEST_F(worker_logic_test, what_the_device_says_becomes_reports) {
   take();
   EXPECT_EQ(reported<shard_failed>()[0].layer, 2);
   EXPECT_EQ(reported<shard_failed>()[0].why.where, "kernel x");
+}
+
+TEST_F(worker_logic_test, a_trace_goes_in_pieces_before_the_end_of_what_it_is_about) {
+  const std::size_t spans = trace_events_per_message + 10;
+  prefill_done done{5, 1, {}, {}, 2, {}, {}};
+  for (std::size_t i = 0; i < spans; ++i)
+    done.trace.spans.push_back({.layer = static_cast<std::uint16_t>(i), .end_ns = 1});
+  done.trace.blocks.resize(7);
+  done.trace.dropped = 3;
+  logic.device_said(done);
+  take();
+  const auto pieces = reported<trace_spans>();
+  ASSERT_EQ(pieces.size(), 2u);
+  EXPECT_EQ(pieces[0].recorded.spans.size(), trace_events_per_message);
+  EXPECT_EQ(pieces[1].recorded.blocks.size(), 7u);
+  rank_trace all;
+  for (const auto& piece : pieces) {
+    EXPECT_EQ(piece.job, 5u);
+    EXPECT_EQ(piece.rank, 1);
+    all.append(piece.recorded);
+  }
+  EXPECT_EQ(all, done.trace);
+  EXPECT_TRUE(std::holds_alternative<shard_finished>(std::get<worker_report>(actions.back())));
+
+  answer_done answered{5, 1, 0, 3, 0.25, {}, {}, {}};
+  answered.trace.spans.resize(1);
+  logic.device_said(answered);
+  take();
+  ASSERT_EQ(reported<trace_spans>().size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<answer_finished>(std::get<worker_report>(actions.back())));
+}
+
+TEST_F(worker_logic_test, where_nothing_was_recorded_no_trace_is_told) {
+  logic.device_said(prefill_done{5, 1, {}, {}, 2, {}, {}});
+  logic.device_said(answer_done{5, 1, 0, 3, 0.25, {}, {}, {}});
+  take();
+  EXPECT_TRUE(reported<trace_spans>().empty());
 }
 
 TEST_F(worker_logic_test, long_logits_go_in_pieces) {

@@ -80,8 +80,10 @@ TEST(cluster_config, fills_in_every_default) {
   ASSERT_EQ(config.nodes[0].devices.size(), 1u);
   EXPECT_EQ(config.nodes[0].devices[0],
             (cpu_device_config{.name = "cpu0", .threads = 0, .cores = {}, .memory_bytes = 0}));
+  EXPECT_EQ(config.processes, process_layout::one);
+  EXPECT_EQ(config.links.delay_ms, 0);
   EXPECT_EQ(config.positions_max, 0);
-  EXPECT_EQ(config.timeouts, (timeouts_config{100, 1'500, 30'000, 60'000, 5'000}));
+  EXPECT_EQ(config.timeouts, (timeouts_config{100, 1'200, 30'000, 60'000, 5'000}));
 }
 
 TEST(cluster_config, reads_every_key) {
@@ -107,6 +109,8 @@ nodes:
       - {name: x, kind: cpu, threads: 2, cores: [4, 5], memory: 512MiB}
       - {threads: auto, memory: auto}
   - devices: [{}]
+processes: per_device
+links: {delay: 20ms}
 limits: {positions_max: 65536}
 timeouts: {progress: 50ms, silence: 2s, exchange: 9s, startup: 1min, shutdown: 300ms}
 )");
@@ -134,6 +138,8 @@ timeouts: {progress: 50ms, silence: 2s, exchange: 9s, startup: 1min, shutdown: 3
       {.name = "node1", .relay = {}, .devices = {{.name = "cpu0", .cores = {}}}}};
   EXPECT_EQ(config.nodes, nodes);
   EXPECT_EQ(config.positions_max, 65536);
+  EXPECT_EQ(config.processes, process_layout::per_device);
+  EXPECT_EQ(config.links.delay_ms, 20);
   EXPECT_EQ(config.timeouts, (timeouts_config{50, 2'000, 9'000, 60'000, 300}));
 }
 

@@ -114,7 +114,10 @@ cluster_config drawn_config() {
   }
   config.positions_max = drawn(0, 2'147'483'647);
   config.timeouts = {static_cast<int>(drawn(10, 500)), static_cast<int>(drawn(1'000, 3'600'000)),
-                     static_cast<int>(drawn(100, 3'600'000)), static_cast<int>(drawn(100, 3'600'000))};
+                     static_cast<int>(drawn(100, 3'600'000)), static_cast<int>(drawn(100, 3'600'000)),
+                     static_cast<int>(drawn(100, 3'600'000))};
+  config.processes = *rc::gen::element(process_layout::one, process_layout::per_device);
+  config.links.delay_ms = static_cast<int>(drawn(0, 60'000));
   return config;
 }
 
@@ -137,6 +140,7 @@ job:
   temperature: 0
   top_p: 1
   seed: 0
+processes: one
 nodes:
   - name: "local"
     relay:
@@ -149,11 +153,13 @@ nodes:
         threads: auto
         cores: []
         memory: auto
+links:
+  delay: 0ms
 limits:
   positions_max: auto
 timeouts:
   progress: 100ms
-  silence: 1500ms
+  silence: 1200ms
   exchange: 30s
   startup: 1min
   shutdown: 5s

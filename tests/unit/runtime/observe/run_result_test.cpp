@@ -30,10 +30,12 @@ run_result result_of(const std::string& strategy, int ranks, std::string answer,
     shard_timings prefill;
     prefill.compute_s = h + 1;
     prefill.wait_s = 0.5 * h;
+    prefill.exposed_wait_s = 0.25 * h;
     prefill.bytes_sent = 1024;
     prefill.bytes_received = 2048 * h;
     shard_timings answered;
     answered.compute_s = 100;
+    answered.exposed_wait_s = 100;
     answered.bytes_sent = 1024;
     answered.bytes_received = 1024;
     finished.ranks.push_back({h, prefill, answered});
@@ -62,6 +64,7 @@ TEST(run_result, takes_times_of_the_prefill_and_bytes_of_prefill_and_answer) {
     EXPECT_EQ(row.rank, h);
     EXPECT_EQ(row.compute_s, h + 1);
     EXPECT_EQ(row.wait_s, 0.5 * h);
+    EXPECT_EQ(row.exposed_wait_s, 0.25 * h);
     EXPECT_EQ(row.bytes_sent, 2048);
     EXPECT_EQ(row.bytes_received, 2048 * h + 1024);
     EXPECT_EQ(row.passing_tokens, result.plan.shards[static_cast<std::size_t>(h)].passing_units);
@@ -79,8 +82,9 @@ TEST(run_result, shows_ranks_that_add_up_in_80_columns) {
   auto result = result_of("apb", 4, "blue", {5, 6, 7});
   const auto lines = lines_of(table(result));
   ASSERT_GE(lines.size(), 9U);
-  EXPECT_EQ(lines[1], "    0       2,304     1.00 s        0 s     2.0 KiB     1.0 KiB  local/cpu0");
-  EXPECT_EQ(lines[5], "  sum       9,216     10.0 s     3.00 s     8.0 KiB    16.0 KiB");
+  EXPECT_EQ(lines[0], "rank    tokens    compute       wait    exposed       sent   received device");
+  EXPECT_EQ(lines[1], "   0     2,304     1.00 s        0 s        0 s    2.0 KiB    1.0 KiB local/cpu0");
+  EXPECT_EQ(lines[5], " sum     9,216     10.0 s     3.00 s     1.50 s    8.0 KiB   16.0 KiB");
   EXPECT_EQ(lines[7], "prefill          4.00 s   8,192 document tokens at 2,048 tokens/s (apb)");
   result.ranks[1].node = std::string(100, 'x');
   for (const auto& line : lines_of(table(result))) EXPECT_LE(display_columns(line), 80) << line;
@@ -102,7 +106,7 @@ TEST(run_result, writes_exactly_the_documented_json_keys) {
   ASSERT_EQ(json.at("ranks").size(), 4U);
   EXPECT_EQ(keys_of(json.at("ranks")[0]),
             (std::set<std::string>{"rank", "node", "device", "block_tokens", "anchor_tokens", "passing_tokens",
-                                   "compute_s", "wait_s", "bytes_sent", "bytes_received"}));
+                                   "compute_s", "wait_s", "exposed_wait_s", "bytes_sent", "bytes_received"}));
   EXPECT_EQ(json.at("answer"), " blue\n");
   EXPECT_EQ(json.at("answer_ids"), (std::vector<std::int32_t>{5, 6, 7}));
   EXPECT_EQ(json.at("plan").at("shards").size(), 4U);

@@ -157,6 +157,7 @@ inline assign_shard draw() {
     command.routes.ranks.push_back({any<std::string>(), any<std::uint32_t>()});
   command.routes.relay = any<std::string>();
   command.report_chosen_units = any<bool>();
+  command.report_trace = any<bool>();
   return command;
 }
 
@@ -234,6 +235,45 @@ inline chosen_units draw() {
 }
 
 template <>
+inline trace_span draw() {
+  trace_span span;
+  span.what = static_cast<activity>(between(0, 5));
+  span.stage = static_cast<block_phase>(between(0, 2));
+  span.step = any<std::uint32_t>();
+  span.layer = static_cast<std::uint16_t>(drawn_layer());
+  span.waits_for = between(-1, 65534);
+  span.begin_ns = between<std::int64_t>(0, INT64_MAX - 1);
+  span.end_ns = between<std::int64_t>(span.begin_ns + 1, INT64_MAX);
+  return span;
+}
+
+template <>
+inline trace_block draw() {
+  trace_block b;
+  b.event = static_cast<trace_block::event_kind>(between(0, 1));
+  b.key.phase = static_cast<block_phase>(between(0, 2));
+  b.key.question = any<std::uint32_t>();
+  b.key.step = any<std::uint32_t>();
+  b.key.layer = static_cast<std::uint16_t>(drawn_layer());
+  b.key.source = static_cast<std::uint16_t>(drawn_rank());
+  b.key.part = static_cast<std::uint16_t>(between(0, 65535));
+  b.targets.first = between(0, 65535);
+  b.targets.last = between(b.targets.first, 65535);
+  b.at_ns = drawn_bytes();
+  return b;
+}
+
+template <>
+inline trace_spans draw() {
+  trace_spans trace{any<job_id>(), drawn_rank(), {}};
+  trace.recorded.spans = drawn_list<trace_span>(5, draw<trace_span>);
+  trace.recorded.blocks = drawn_list<trace_block>(5, draw<trace_block>);
+  for (auto& b : trace.recorded.blocks) b.key.job = trace.job;
+  trace.recorded.dropped = drawn_bytes();
+  return trace;
+}
+
+template <>
 inline answer_token draw() {
   return {any<job_id>(), any<std::uint32_t>(), between(0, INT32_MAX), between(0, INT32_MAX)};
 }
@@ -296,6 +336,11 @@ inline log_refused draw() {
   return {any<job_id>(), drawn_bytes(), drawn_bytes()};
 }
 
+template <>
+inline worker_ended draw() {
+  return {drawn_text(), drawn_text()};
+}
+
 // ---- client.proto ----
 
 template <>
@@ -308,6 +353,7 @@ inline submit_job draw() {
   request.system_tokens = between<std::int64_t>(0, request.document_tokens);
   request.stop_tokens = drawn_ids();
   request.report_dump = any<bool>();
+  request.report_trace = any<bool>();
   return request;
 }
 

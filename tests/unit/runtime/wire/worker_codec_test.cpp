@@ -161,6 +161,59 @@ TEST(worker_codec, refuses_the_text_of_a_failure_that_nobody_shortened) {
   EXPECT_EQ(refused_at<worker_report>(report.SerializeAsString()), "message shard_failed, field why.what");
 }
 
+struct wrong_trace {
+  const char* where;
+  std::function<void(trace_spans&)> make;
+};
+
+TEST(worker_codec, refuses_traces_of_nothing_that_can_be) {
+  const std::vector<wrong_trace> wrong{
+      {"rank", [](trace_spans& t) { t.rank = 65535; }},
+      {"spans[0].what", [](trace_spans& t) { t.recorded.spans[0].what = static_cast<activity>(6); }},
+      {"spans[0].stage", [](trace_spans& t) { t.recorded.spans[0].stage = static_cast<block_phase>(3); }},
+      {"spans[0].waits_for", [](trace_spans& t) { t.recorded.spans[0].waits_for = -2; }},
+      {"spans[0].begin_ns", [](trace_spans& t) { t.recorded.spans[0].begin_ns = -1; }},
+      {"spans[0].length_ns", [](trace_spans& t) { t.recorded.spans[0].end_ns = t.recorded.spans[0].begin_ns; }},
+      {"blocks[0].event", [](trace_spans& t) { t.recorded.blocks[0].event = static_cast<trace_block::event_kind>(2); }},
+      {"blocks[0].phase", [](trace_spans& t) { t.recorded.blocks[0].key.phase = static_cast<block_phase>(3); }},
+      {"blocks[0].source", [](trace_spans& t) { t.recorded.blocks[0].key.source = 65535; }},
+      {"blocks[0].targets_first", [](trace_spans& t) { t.recorded.blocks[0].targets.first = -1; }},
+      {"blocks[0].targets_last",
+       [](trace_spans& t) {
+         t.recorded.blocks[0].targets = {2, 1};
+       }},
+      {"blocks[0].at_ns", [](trace_spans& t) { t.recorded.blocks[0].at_ns = -1; }},
+      {"dropped", [](trace_spans& t) { t.recorded.dropped = -1; }},
+      {"spans", [](trace_spans& t) { t.recorded.spans.resize(trace_events_per_message, t.recorded.spans[0]); }},
+  };
+  for (const auto& [where, make] : wrong) {
+    trace_spans trace;
+    trace.recorded.spans = {{.begin_ns = 5, .end_ns = 6}};
+    trace.recorded.blocks.resize(1);
+    ASSERT_EQ(refused_at<worker_report>(trace), "");
+    make(trace);
+    EXPECT_EQ(refused_at<worker_report>(trace), std::string("message trace_spans, field ") + where);
+    EXPECT_EQ(refused_at<client_update>(trace), std::string("message trace_spans, field ") + where);
+  }
+}
+
+TEST(worker_codec, keeps_the_largest_piece_of_a_trace_under_a_megabyte) {
+  trace_block largest{trace_block::event_kind::arrived, {}, {65535, 65535}, INT64_MAX};
+  largest.key = {.phase = block_phase::decode,
+                 .question = UINT32_MAX,
+                 .step = UINT32_MAX,
+                 .layer = UINT16_MAX,
+                 .source = 65534,
+                 .part = UINT16_MAX};
+  const trace_span span{activity::wait, block_phase::decode, UINT32_MAX, UINT16_MAX, 65534, 1, INT64_MAX};
+  trace_spans trace{UINT64_MAX, 65534, {}};
+  trace.recorded.blocks.assign(trace_events_per_message, largest);
+  EXPECT_LT(encode(worker_report(trace)).size(), 1000000U);
+  EXPECT_EQ(refused_at<worker_report>(trace), "");
+  trace.recorded = {std::vector(trace_events_per_message, span), {}, INT64_MAX};
+  EXPECT_LT(encode(worker_report(trace)).size(), 1000000U);
+}
+
 TEST(worker_codec, carries_logits_that_are_no_numbers) {
   const worker_report sent = first_logits{1, 0, 0, {std::nanf(""), static_cast<float>(infinity), -1}};
   const auto values = std::get<first_logits>(decode_worker_report(encode(sent))).values;

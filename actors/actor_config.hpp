@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+
+#include <caf/all.hpp>
+
+#include "actors/messages.hpp"
+
+namespace baton::actors {
+
+/// How every actor system of ours is set up.
+struct actor_config : caf::actor_system_config {
+  enum class reach : std::uint8_t {
+    process,  ///< actors of this process only
+    network,  ///< actors of other processes too
+  };
+
+  explicit actor_config(reach how);
+};
+
+/// Takes away what strangers could use on a port of ours: spawning actors and reading the configuration by name.
+void close_side_doors(caf::actor_system& system);
+
+/// "HOST:PORT", as `--coordinator` takes it. Throws fault(bad_input) for anything else.
+struct coordinator_address {
+  std::string host;
+  std::uint16_t port = 0;
+};
+coordinator_address parse_coordinator_address(const std::string& text);
+
+/// The coordinator of another process; tries until it is there. Throws fault(deadline).
+coordinator_actor connect(caf::actor_system& system, const coordinator_address& where,
+                          std::chrono::milliseconds patience);
+
+}  // namespace baton::actors

@@ -1,0 +1,72 @@
+#include "actors/cluster_devices.hpp"
+
+#include <algorithm>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "kernels/cpu/cpu_backend.hpp"
+#include "kernels/fault.hpp"
+#include "runtime/decode/decode_pass.hpp"
+
+namespace baton::actors {
+namespace {
+
+/// Query pieces use the chunk buffers too.
+std::int64_t chunk_rows(std::int64_t chunk_tokens) { return std::max(chunk_tokens, decode_pass::piece_tokens); }
+
+}  // namespace
+
+std::unique_ptr<backend> make_backend(const model_source& model, const cpu_device_config& device) {
+  cpu::cpu_options options;
+  options.activation = model.precision;
+  options.threads = device.threads;
+  options.cores = device.cores;
+  if (options.threads == 0) {
+    options.threads = device.cores.empty() ? static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))
+                                           : static_cast<int>(device.cores.size());
+  }
+  return cpu::make_cpu_backend(options);
+}
+
+cluster_devices::cluster_devices(const cluster_config& config) {
+  const bool in_this_process = config.processes == process_layout::one;
+  if (in_this_process && config.nodes.size() != 1) {
+    throw fault(
+        fault_code::bad_input,
+        fmt::format("one process holds one node, {} are declared; set processes: per_device", config.nodes.size()),
+        config.source_file.string());
+  }
+  if (!in_this_process) backends_.push_back(make_backend(config.model, {.threads = 1, .cores = {}}));
+  for (const auto& node : config.nodes) {
+    for (const auto& device : node.devices) {
+      if (in_this_process) backends_.push_back(make_backend(config.model, device));
+      views_.push_back({node.name, device.name, backends_.back()->kernel_class()});
+    }
+  }
+}
+
+worker_options worker_options_of(const cluster_config& config, const node_config& node, const cpu_device_config& device,
+                                 std::int64_t arena_bytes, std::int64_t positions) {
+  worker_options options;
+  options.device.node = node.name;
+  options.device.name = device.name;
+  options.device.memory_bytes = static_cast<std::size_t>(arena_bytes);
+  options.device.positions_max = positions;
+  options.device.chunk_tokens_max = chunk_rows(config.job.chunk_tokens);
+  options.progress = std::chrono::milliseconds(config.timeouts.progress_ms);
+  return options;
+}
+
+cost_basis basis_of(cluster_devices& devices, const checkpoint& model, std::int64_t positions,
+                    std::int64_t chunk_tokens) {
+  auto& kernels = devices.basis();
+  device_options options;
+  options.positions_max = positions;
+  options.chunk_tokens_max = chunk_rows(chunk_tokens);
+  return {&kernels, &model.config(), static_cast<std::int64_t>(model_weights::bytes_needed(kernels, model)),
+          static_cast<std::int64_t>(
+              device_context::fixed_bytes(kernels, model.config(), model.retaining_width(), options))};
+}
+
+}  // namespace baton::actors

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "actors/worker.hpp"
+#include "kernels/backend.hpp"
+#include "runtime/config/cluster_config.hpp"
+#include "runtime/model/checkpoint.hpp"
+#include "runtime/plan/job_plan.hpp"
+#include "runtime/plan/plan_costs.hpp"
+
+namespace baton::actors {
+
+/// The devices of a configuration, node by node, before anything is loaded or started: enough to plan with.
+class cluster_devices {
+ public:
+  /// Throws fault(bad_input) where the configuration declares what its processes cannot hold.
+  explicit cluster_devices(const cluster_config& config);
+
+  [[nodiscard]] std::span<const device_view> views() const { return views_; }
+  [[nodiscard]] std::size_t size() const { return views_.size(); }
+  /// A backend of the kind that all of them use, to ask for sizes.
+  [[nodiscard]] backend& basis() { return *backends_.front(); }
+  /// The backend of a device, where this process holds them.
+  [[nodiscard]] backend& kernels(std::size_t index) { return *backends_.at(index); }
+
+ private:
+  std::vector<std::unique_ptr<backend>> backends_;
+  std::vector<device_view> views_;
+};
+
+/// A device's backend with its threads.
+std::unique_ptr<backend> make_backend(const model_source& model, const cpu_device_config& device);
+
+/// What a device's worker is made of, backend and weights apart. `arena_bytes` for KV and workspace.
+worker_options worker_options_of(const cluster_config& config, const node_config& node, const cpu_device_config& device,
+                                 std::int64_t arena_bytes, std::int64_t positions);
+
+/// What planning needs of the model on these devices.
+cost_basis basis_of(cluster_devices& devices, const checkpoint& model, std::int64_t positions,
+                    std::int64_t chunk_tokens);
+
+}  // namespace baton::actors

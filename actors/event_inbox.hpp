@@ -1,0 +1,44 @@
+#pragma once
+
+#include <functional>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace baton::actors {
+
+/// Events cross from a thread that is no actor's to an actor here; the actor is only told that there are some. Any thread.
+template <class Event>
+class event_inbox {
+ public:
+  void put(Event event) {
+    std::function<void()> tell;
+    {
+      const std::lock_guard lock(mutex_);
+      events_.push_back(std::move(event));
+      if (events_.size() == 1) tell = tell_;
+    }
+    if (tell) tell();
+  }
+  [[nodiscard]] std::vector<Event> take() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(events_, {});
+  }
+  /// `tell` is called when the first event since the last `take` has come, at once where there are some already. It must not
+  /// keep an actor alive that owns the thread which puts.
+  void on_first(std::function<void()> tell) {
+    {
+      const std::lock_guard lock(mutex_);
+      tell_ = tell;
+      if (events_.empty()) return;
+    }
+    tell();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Event> events_;
+  std::function<void()> tell_;
+};
+
+}  // namespace baton::actors
