@@ -237,9 +237,8 @@ TEST_F(coordinator_logic_test, a_silent_worker_fails_its_jobs_and_is_told_to_end
 
 TEST_F(coordinator_logic_test, ranks_are_laid_over_devices_in_the_declared_order_whoever_joins_first) {
   coordinator_logic ordered(model, {}, {{"west", "d1"}, {"west", "d0"}, {"east", "d0"}});
-  for (const auto& [id, node, device] :
-       std::vector<std::tuple<peer_id, std::string, std::string>>{{1, "east", "d0"}, {2, "west", "d0"}, {3, "west", "d1"},
-                                                                 {4, "away", "d0"}}) {
+  for (const auto& [id, node, device] : std::vector<std::tuple<peer_id, std::string, std::string>>{
+           {1, "east", "d0"}, {2, "west", "d0"}, {3, "west", "d1"}, {4, "away", "d0"}}) {
     ordered.worker_joined(id, {node, device, "cpu", 0}, now);
   }
   ordered.client_said(client, request(), now);

@@ -242,9 +242,11 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
        "f.yaml:5:9: nodes[0].devices[0].core: unknown key; did you mean cores?"},
       {model + "<<: {job: {ranks: 8}}\n",
        "f.yaml:2:1: <<: unknown key; known here are model, job, processes, nodes, links, limits, timeouts"},
-      {model + "\"a\\nb\": 1\n", "f.yaml:2:1: a\\nb: unknown key; known here are model, job, processes, nodes, links, limits, timeouts"},
+      {model + "\"a\\nb\": 1\n",
+       "f.yaml:2:1: a\\nb: unknown key; known here are model, job, processes, nodes, links, limits, timeouts"},
       {model + std::string(59, 'x') + "ßß: 1\n",
-       "f.yaml:2:1: " + std::string(59, 'x') + "…: unknown key; known here are model, job, processes, nodes, links, limits, timeouts"},
+       "f.yaml:2:1: " + std::string(59, 'x') +
+           "…: unknown key; known here are model, job, processes, nodes, links, limits, timeouts"},
       {model + model, "f.yaml:2:1: model: this key is there already; keep one of the two"},
       {model + "job:\n  ranks: 8\n  seed: 1\n  ranks: 8\n",
        "f.yaml:5:3: job.ranks: this key is there already; keep one of the two"},
