@@ -125,7 +125,7 @@ void use_damaged_texts_and_ids(int rounds) {
   }
 }
 
-TEST(tokenizer_fuzz, uses_or_refuses_damaged_files) { use_damaged_files(600); }
+TEST(tokenizer_fuzz, uses_or_refuses_damaged_files) { use_damaged_files(300); }
 TEST(tokenizer_fuzz, uses_or_refuses_damaged_texts_and_ids) { use_damaged_texts_and_ids(500); }
 TEST(tokenizer_fuzz, full_uses_or_refuses_many_damaged_files) { use_damaged_files(20'000); }
 TEST(tokenizer_fuzz, full_uses_or_refuses_many_damaged_texts_and_ids) { use_damaged_texts_and_ids(50'000); }
