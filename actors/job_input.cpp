@@ -96,7 +96,7 @@ prompt read_prompt(const run_options& options, const cluster_config& config, con
             fmt::format(
                 "gives token id {}, the model has a vocabulary of {}: tokenizer and weights do not belong together",
                 *outside, model.vocabulary),
-            (config.model.directory / "tokenizer.json").string());
+            words->source().string());
       }
     }
     return input;

@@ -51,9 +51,8 @@ prepared_run prepare(const run_options& options) {
   auto config = configuration_of(options);
   auto model = checkpoint::open(config.model.directory);
   std::optional<tokenizer> words;
-  const auto tokenizer_file = config.model.directory / "tokenizer.json";
   try {
-    words = tokenizer::load(tokenizer_file);
+    words = tokenizer::load(config.model.directory);
   } catch (const fault&) {
     // Token ids need no words; without them the answer has no text.
     if (!options.tokens) throw;

@@ -21,14 +21,16 @@ struct prompt_format {
   std::string query_suffix;  ///< after the question: end of turn, and the header of the answer
 };
 
-/// The presets, by name: chatml (Qwen2), llama3 (Llama 3 and 3.1 without the date lines), needle.
+/// The presets, by name: chatml (Qwen2), llama2, llama3 (Llama 3; for 3.1 its date lines go into the system prompt), needle,
+/// yi. They write what the models' chat templates write of one user's turn, but strip nothing from it.
 std::span<const prompt_format> prompt_formats();
 /// Null where there is no such preset.
 const prompt_format* find_prompt_format(std::string_view name);
-/// "chatml, llama3, needle", for messages.
+/// "chatml, llama2, llama3, needle, yi", for messages.
 std::string prompt_format_names();
 
-/// A document that is ready for prefill: opening and text. They are tokenized apart, so that the opening has a length.
+/// A document that is ready for prefill: opening and text. They are tokenized apart, so that the opening has a length; a space
+/// that ends the opening goes with the text, whose first word it belongs to.
 struct document_prompt {
   std::vector<std::int32_t> ids;
   std::int32_t system_tokens;  ///< how many of the ids are the opening
@@ -42,7 +44,7 @@ struct prompt {
 };
 
 /// All three throw fault(bad_input) where document or question is empty or not UTF-8 (`where` is "document:line:column" or
-/// "question:…"), where the format uses a token <|…|> that the tokenizer does not have, and where a system prompt is given
+/// "question:…"), where the format uses a token <|…|>, <s> or </s> that the tokenizer does not have, and where a system prompt is given
 /// to a format that has no place for it. Nothing is stripped. Any thread may call them.
 document_prompt make_document_prompt(const tokenizer& tokenizer, const prompt_format& format, std::string_view document,
                                      std::string_view system_prompt = {});

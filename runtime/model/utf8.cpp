@@ -10,7 +10,7 @@
 namespace baton {
 namespace {
 
-constexpr std::string_view replacement = "\xEF\xBF\xBD";
+constexpr std::string_view replacement_character = "\xEF\xBF\xBD";
 
 struct sequence {
   enum class kind { whole, broken, cut_short } what;
@@ -77,6 +77,24 @@ void require_utf8(std::string_view text, std::string_view name) {
               std::string(name) + ":" + line_and_column(text, valid));
 }
 
+utf8_character first_character(std::string_view text) {
+  const auto bits = [&](std::size_t i, unsigned mask) { return static_cast<unsigned char>(text[i]) & mask; };
+  const sequence first = read_sequence(text);
+  if (first.what != sequence::kind::whole) return {0x110000 + bits(0, 0xFF), 1};
+  switch (first.bytes) {
+    case 1: return {bits(0, 0x7F), 1};
+    case 2: return {bits(0, 0x1F) << 6 | bits(1, 0x3F), 2};
+    case 3: return {bits(0, 0x0F) << 12 | bits(1, 0x3F) << 6 | bits(2, 0x3F), 3};
+    default: return {bits(0, 0x07) << 18 | bits(1, 0x3F) << 12 | bits(2, 0x3F) << 6 | bits(3, 0x3F), 4};
+  }
+}
+
+void utf8_stream::replace(std::size_t bytes, std::string& readable) const {
+  // None of the bytes after the first can start a character.
+  const std::size_t count = replacement_ == replacement::each_byte ? bytes : 1;
+  for (std::size_t i = 0; i < count; ++i) readable += replacement_character;
+}
+
 std::string utf8_stream::push(std::string_view bytes) {
   unfinished_ += bytes;
   std::string_view rest = unfinished_;
@@ -88,7 +106,7 @@ std::string utf8_stream::push(std::string_view bytes) {
     if (rest.empty()) break;
     const sequence next = read_sequence(rest);
     if (next.what == sequence::kind::cut_short) break;
-    readable += replacement;
+    replace(next.bytes, readable);
     rest.remove_prefix(next.bytes);
   }
   unfinished_.erase(0, unfinished_.size() - rest.size());
@@ -96,9 +114,10 @@ std::string utf8_stream::push(std::string_view bytes) {
 }
 
 std::string utf8_stream::finish() {
-  if (unfinished_.empty()) return {};
+  std::string readable;
+  if (!unfinished_.empty()) replace(unfinished_.size(), readable);
   unfinished_.clear();
-  return std::string(replacement);
+  return readable;
 }
 
 }  // namespace baton

@@ -12,21 +12,58 @@
 #include <rapidcheck.h>
 
 #include "runtime/model/tokenizer.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 namespace baton {
 
-/// The file of the tokenizer `name`: needle is the demo model's, llama3, qwen2 and gpt2 come from make_tokenizer_fixtures.py.
+/// The file of the tokenizer `name`: needle is the demo model's; llama3, qwen2, gpt2 and, with the extensions .json or .model,
+/// llama2, yi and nfkc come from make_tokenizer_fixtures.py.
 inline std::filesystem::path tokenizer_path(std::string_view name) {
   const std::filesystem::path root = BATON_SOURCE_DIR;
   if (name == "needle") return root / "models/needle/tokenizer.json";
-  return root / "tests/fixtures/tokenizers" / (std::string(name) + ".json");
+  const bool has_extension = name.find('.') != std::string_view::npos;
+  return root / "tests/fixtures/tokenizers" / (std::string(name) + (has_extension ? "" : ".json"));
 }
 
+/// The content of that file as JSON.
+inline nlohmann::json tokenizer_json(std::string_view name) {
+  std::ifstream file(tokenizer_path(name));
+  return nlohmann::json::parse(file);
+}
+
+/// Loads a tokenizer.json that exists for as long as this takes.
+inline tokenizer load_tokenizer(const nlohmann::json& content) {
+  const temporary_directory directory;
+  const auto path = directory.path() / "tokenizer.json";
+  std::ofstream(path, std::ios::binary) << content.dump();
+  return tokenizer::load_file(path);
+}
+
+/// llama2.json with the pre-tokenizer Metaspace in place of a normalizer, as newer files have it.
+inline tokenizer metaspace_tokenizer(const char* prepend_scheme = "first") {
+  nlohmann::json content = tokenizer_json("llama2");
+  content["normalizer"] = nullptr;
+  content["pre_tokenizer"] = {
+      {"type", "Metaspace"}, {"replacement", "\u2581"}, {"prepend_scheme", prepend_scheme}, {"split", false}};
+  return load_tokenizer(content);
+}
+
+/// One of these tokenizers, or `metaspace`, loaded once.
 inline const tokenizer& fixture_tokenizer(const std::string& name) {
   static std::map<std::string, tokenizer> loaded;
   auto found = loaded.find(name);
-  if (found == loaded.end()) found = loaded.emplace(name, tokenizer::load(tokenizer_path(name))).first;
+  if (found == loaded.end()) {
+    found =
+        loaded.emplace(name, name == "metaspace" ? metaspace_tokenizer() : tokenizer::load_file(tokenizer_path(name)))
+            .first;
+  }
   return found->second;
+}
+
+/// All of them.
+inline std::vector<std::string> fixture_tokenizer_names() {
+  return {"llama3",   "qwen2",      "gpt2",        "needle",  "llama2.model",
+          "yi.model", "nfkc.model", "llama2.json", "yi.json", "metaspace"};
 }
 
 /// The records of tests/fixtures/tokenizers/`name`.

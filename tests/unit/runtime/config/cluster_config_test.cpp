@@ -279,9 +279,10 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
       // Values.
       {"model: {directory: /m, precision: fp16}\n",
        "f.yaml:1:35: model.precision: expected one of bf16, fp32, got 'fp16'"},
-      {"model: {directory: /m, prompt: llama2}\n",
-       "f.yaml:1:32: model.prompt: expected one of chatml, llama3, needle, or a mapping of opening, query_prefix and "
-       "query_suffix, got 'llama2'"},
+      {"model: {directory: /m, prompt: alpaca}\n",
+       "f.yaml:1:32: model.prompt: expected one of chatml, llama2, llama3, needle, yi, or a mapping of opening, "
+       "query_prefix and "
+       "query_suffix, got 'alpaca'"},
       {"model:\n  directory: /m\n  prompt: {openning: x}\n",
        "f.yaml:3:12: model.prompt.openning: unknown key; did you mean opening?"},
       {"model:\n  directory: /m\n  prompt: {opening_with_system: x}\n",

@@ -28,19 +28,60 @@ std::string joined(const std::vector<std::string>& pieces) {
   return text;
 }
 
-RC_GTEST_PROP(detokenizer, gives_pieces_that_join_to_the_decoded_text, ()) {
-  const tokenizer& t = fixture_tokenizer("needle");
-  const auto ids =
-      *rc::gen::container<std::vector<std::int32_t>>(rc::gen::inRange<std::int32_t>(0, t.vocabulary_size()));
-  RC_ASSERT(joined(pieces_of(t, ids)) == t.decode(ids));
+// Ids of `t` in random order: bytes and special tokens more often than chance would give.
+std::vector<std::int32_t> any_ids(const tokenizer& t) {
+  std::vector<std::int32_t> bytes, special;
+  for (std::int32_t id = 0; id < t.vocabulary_size(); ++id) {
+    if (t.is_special(id)) special.push_back(id);
+    if (!t.is_special(id) && t.token_bytes(id).size() == 1) bytes.push_back(id);
+  }
+  return *rc::gen::container<std::vector<std::int32_t>>(
+      rc::gen::weightedOneOf<std::int32_t>({{4, rc::gen::inRange<std::int32_t>(0, t.vocabulary_size())},
+                                            {6, rc::gen::elementOf(bytes)},
+                                            {1, rc::gen::elementOf(special)}}));
+}
+
+RC_GTEST_PROP(detokenizer, gives_pieces_that_are_characters_and_join_to_the_decoded_text, ()) {
+  for (const std::string& name : fixture_tokenizer_names()) {
+    const tokenizer& t = fixture_tokenizer(name);
+    const auto ids = any_ids(t);
+    const auto pieces = pieces_of(t, ids);
+    for (const std::string& piece : pieces) require_utf8(piece, name);
+    RC_ASSERT(joined(pieces) == t.decode(ids));
+  }
 }
 
 RC_GTEST_PROP(detokenizer, never_gives_part_of_a_character, ()) {
-  const tokenizer& t = fixture_tokenizer("needle");
   const std::string text = *any_text();
-  const auto pieces = pieces_of(t, t.encode(text, special_tokens::as_text));
-  for (const std::string& piece : pieces) require_utf8(piece, "piece");
-  RC_ASSERT(joined(pieces) == text);
+  for (const std::string name : {"needle", "llama3", "gpt2", "llama2.model", "llama2.json", "yi.model", "yi.json"}) {
+    const tokenizer& t = fixture_tokenizer(name);
+    const auto pieces = pieces_of(t, t.encode(text, special_tokens::as_text));
+    for (const std::string& piece : pieces) require_utf8(piece, name);
+    RC_ASSERT(joined(pieces) == text);
+  }
+}
+
+TEST(detokenizer, replaces_each_byte_of_sentencepiece_and_ends_a_character_at_a_special_token) {
+  const tokenizer& t = fixture_tokenizer("yi.model");
+  const auto ids = t.encode("\U0001FAE0", special_tokens::as_text);
+  ASSERT_EQ(ids.size(), 4u);
+  EXPECT_EQ(joined(pieces_of(t, {ids[0], ids[1], t.id_of("</s>").value(), ids[2], ids[3]})),
+            "\uFFFD\uFFFD\uFFFD\uFFFD");
+}
+
+TEST(detokenizer, leaves_out_the_space_that_sentencepiece_puts_in_front) {
+  const tokenizer& t = fixture_tokenizer("llama2.model");
+  const auto ids = t.encode("the the", special_tokens::as_text);
+  detokenizer stream(t);
+  EXPECT_EQ(stream.push(ids.at(0)), "the");
+  EXPECT_EQ(stream.push(ids.at(1)), " the");
+  EXPECT_EQ(stream.finish(), "");
+  EXPECT_EQ(stream.push(ids.at(0)), "the");  // another answer
+  // Its own normalizer removes all of them.
+  const tokenizer& n = fixture_tokenizer("nfkc.model");
+  const auto word = n.encode("a", special_tokens::as_text).at(0);
+  ASSERT_EQ(n.token_bytes(word), " a");
+  EXPECT_EQ(n.decode(std::vector{word, word}), "a a");
 }
 
 TEST(detokenizer, holds_an_emoji_back_until_its_last_token) {

@@ -1,10 +1,16 @@
 #include "runtime/model/prompt_format.hpp"
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "kernels/fault.hpp"
 #include "tests/support/tokenizer_fixtures.hpp"
@@ -39,7 +45,7 @@ std::string fault_of(Call call) {
 }
 
 TEST(prompt_format, knows_its_presets_by_name) {
-  EXPECT_EQ(prompt_format_names(), "chatml, llama3, needle");
+  EXPECT_EQ(prompt_format_names(), "chatml, llama2, llama3, needle, yi");
   for (const prompt_format& format : prompt_formats()) EXPECT_EQ(find_prompt_format(format.name), &format);
   EXPECT_EQ(find_prompt_format("alpaca"), nullptr);
   EXPECT_EQ(find_prompt_format(""), nullptr);
@@ -86,6 +92,81 @@ TEST(prompt_format, writes_chatml_with_the_system_prompt_or_that_of_qwen2) {
   EXPECT_EQ(concatenated(with_system.document_ids, with_system.query_ids), parsed(t, whole("\nBe brief.")));
 }
 
+// tests/fixtures/prompts.jsonl; make_prompt_fixtures.py says what a record is.
+std::vector<nlohmann::json> rendered_prompts() {
+  std::ifstream file(std::filesystem::path(BATON_SOURCE_DIR) / "tests/fixtures/prompts.jsonl");
+  std::vector<nlohmann::json> records;
+  for (std::string line; std::getline(file, line);) records.push_back(nlohmann::json::parse(line));
+  return records;
+}
+
+TEST(prompt_format, writes_what_the_chat_templates_of_the_models_write) {
+  const auto records = rendered_prompts();
+  ASSERT_EQ(records.size(), 26u);
+  for (const auto& record : records) {
+    const auto text = [&](const char* key) { return record.at(key).get<std::string>(); };
+    const prompt_format& format = preset(text("preset"));
+    EXPECT_EQ(format.query_prefix, text("separator"));
+    std::string opening = format.opening;
+    if (!text("system").empty()) {
+      opening = format.opening_with_system;
+      opening.replace(opening.find("{system}"), 8, text("system"));
+    }
+    EXPECT_EQ(opening + text("document") + format.query_prefix + text("question") + format.query_suffix, text("text"))
+        << text("model");
+  }
+}
+
+TEST(prompt_format, gives_the_ids_of_the_whole_prompt_with_every_preset) {
+  const std::map<std::string, std::vector<std::string>> tokenizers = {{"chatml", {"qwen2"}},
+                                                                      {"llama2", {"llama2.model", "llama2.json"}},
+                                                                      {"llama3", {"llama3"}},
+                                                                      {"needle", {"needle"}},
+                                                                      {"yi", {"yi.model", "yi.json"}}};
+  for (const auto& record : rendered_prompts()) {
+    const auto text = [&](const char* key) { return record.at(key).get<std::string>(); };
+    for (const std::string& name : tokenizers.at(text("preset"))) {
+      const tokenizer& t = fixture_tokenizer(name);
+      const prompt p = make_prompt(t, preset(text("preset")), text("document"), text("question"), text("system"));
+      const std::string whole = text("text");
+      const std::size_t document = whole.find(text("document"));
+      const std::size_t query = document + text("document").size();
+      const std::string_view view = whole;
+      EXPECT_EQ(concatenated(p.document_ids, p.query_ids),
+                t.encode(std::vector<text_part>{{view.substr(0, document), special_tokens::parsed},
+                                                {view.substr(document, query - document), special_tokens::as_text},
+                                                {view.substr(query), special_tokens::parsed}}))
+          << name << ": " << whole;
+    }
+  }
+}
+
+TEST(prompt_format, lets_a_space_that_ends_the_opening_begin_the_first_word) {
+  const tokenizer& t = fixture_tokenizer("llama2.model");
+  const prompt p = make_prompt(t, preset("llama2"), "the lantern", "Which?");
+  const auto opening = std::span(p.document_ids).first(static_cast<std::size_t>(p.system_tokens));
+  EXPECT_EQ(t.decode(opening), "[INST]");
+  EXPECT_EQ(p.document_ids.at(opening.size()), t.encode("the", special_tokens::as_text).at(0));
+  // Nothing but special tokens stands before the text: it gets SentencePiece's space.
+  const prompt_format bare = {.name = "bare", .opening = "<s>", .query_suffix = "</s>"};
+  EXPECT_EQ(make_document_prompt(t, bare, "the").ids, parsed(t, "<s>the"));
+  const prompt_format nothing = {.name = "nothing"};
+  EXPECT_EQ(make_document_prompt(t, nothing, "the").ids, parsed(t, "the"));
+  EXPECT_FALSE(t.token_bytes(make_query(t, nothing, "the").at(0)).starts_with(' '));
+}
+
+TEST(prompt_format, ends_every_query_with_the_closing_of_the_turn) {
+  const std::map<std::string, std::string> tokenizers = {
+      {"chatml", "qwen2"}, {"llama2", "llama2.model"}, {"llama3", "llama3"}, {"needle", "needle"}, {"yi", "yi.model"}};
+  for (const prompt_format& format : prompt_formats()) {
+    const tokenizer& t = fixture_tokenizer(tokenizers.at(format.name));
+    const ids query = make_query(t, format, "Which archive?");
+    const ids closing = t.encode(format.query_suffix, special_tokens::parsed, text_place::after_text);
+    ASSERT_LT(closing.size(), query.size());
+    EXPECT_TRUE(std::equal(closing.rbegin(), closing.rend(), query.rbegin())) << format.name;
+  }
+}
+
 TEST(prompt_format, recognises_special_tokens_in_the_format_alone) {
   const tokenizer& t = fixture_tokenizer("llama3");
   const std::string marker = "<|eot_id|>";
@@ -124,7 +205,7 @@ TEST(prompt_format, refuses_a_format_whose_special_tokens_the_tokenizer_does_not
   EXPECT_NE(opening.find("'chatml' needs the special token <|im_start|>"), std::string::npos) << opening;
   const std::string closing = fault_of([&] { make_query(needle, preset("llama3"), "Which?"); });
   EXPECT_NE(closing.find("'llama3' needs the special token <|eot_id|>"), std::string::npos) << closing;
-  EXPECT_NE(closing.find("chatml, llama3, needle"), std::string::npos) << closing;
+  EXPECT_NE(closing.find("chatml, llama2, llama3, needle, yi"), std::string::npos) << closing;
 }
 
 TEST(prompt_format, refuses_a_system_prompt_that_has_no_place) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -10,7 +11,6 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <rapidcheck/gtest.h>
-#include <unistd.h>
 
 #include "kernels/fault.hpp"
 #include "tests/support/tokenizer_fixtures.hpp"
@@ -24,33 +24,18 @@ using ids = std::vector<std::int32_t>;
 // A tokenizer.json that exists for one test.
 class written_file {
  public:
-  explicit written_file(const std::string& content)
-      : path_(std::filesystem::temp_directory_path() /
-              ("baton_tokenizer_test_" + std::to_string(::getpid()) + ".json")) {
-    std::ofstream(path_, std::ios::binary) << content;
-  }
-  written_file(const written_file&) = delete;
-  written_file& operator=(const written_file&) = delete;
-  ~written_file() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-  }
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  explicit written_file(const std::string& content) { std::ofstream(path(), std::ios::binary) << content; }
+  [[nodiscard]] std::filesystem::path path() const { return directory_.path() / "tokenizer.json"; }
 
  private:
-  std::filesystem::path path_;
+  temporary_directory directory_;
 };
-
-json fixture_json(const std::string& name) {
-  std::ifstream file(tokenizer_path(name));
-  return json::parse(file);
-}
 
 // The fault that loading `content` ends with.
 fault refusal(const std::string& content) {
   const written_file file(content);
   try {
-    tokenizer::load(file.path());
+    tokenizer::load_file(file.path());
   } catch (const fault& f) {
     EXPECT_EQ(f.code(), fault_code::bad_input);
     EXPECT_EQ(f.where().find(file.path().string()), 0u) << f.what();
@@ -60,7 +45,7 @@ fault refusal(const std::string& content) {
   return fault(fault_code::internal, "loaded");
 }
 
-TEST(tokenizer, gives_the_ids_of_hugging_face_for_every_fixture_line) {
+TEST(tokenizer, gives_the_ids_of_the_reference_for_every_fixture_line) {
   const auto records = fixture_lines("lines.jsonl");
   ASSERT_GE(records.size(), 2000u);
   for (const json& record : records) {
@@ -72,7 +57,7 @@ TEST(tokenizer, gives_the_ids_of_hugging_face_for_every_fixture_line) {
   }
 }
 
-TEST(tokenizer, recognises_special_tokens_where_hugging_face_does) {
+TEST(tokenizer, recognises_special_tokens_where_the_reference_does) {
   int with_special_tokens = 0;
   for (const json& record : fixture_lines("lines.jsonl")) {
     const auto text = record.at("text").get<std::string>();
@@ -97,13 +82,61 @@ TEST(tokenizer, decodes_every_fixture_line_to_its_text) {
   }
 }
 
-TEST(tokenizer, replaces_bytes_that_form_no_character_as_hugging_face_does) {
+TEST(tokenizer, replaces_bytes_that_form_no_character_as_the_reference_does) {
   const auto records = fixture_lines("decodes.jsonl");
-  ASSERT_FALSE(records.empty());
+  ASSERT_GE(records.size(), 1200u);
   for (const json& record : records) {
-    EXPECT_EQ(fixture_tokenizer("needle").decode(record.at("ids").get<ids>()), record.at("text").get<std::string>())
-        << record.at("ids");
+    const auto name = record.at("tokenizer").get<std::string>();
+    EXPECT_EQ(fixture_tokenizer(name).decode(record.at("ids").get<ids>()), record.at("text").get<std::string>())
+        << name << ": " << record.at("ids");
   }
+}
+
+// FNV-1a over the ids and the text that they decode to; base64 as in the fixture.
+std::string hash_of(const tokenizer& t, const std::string& text) {
+  std::uint64_t hash = 0xCBF29CE484222325;
+  const auto add = [&hash](unsigned byte) { hash = (hash ^ byte) * 0x100000001B3; };
+  const ids encoded = t.encode(text, special_tokens::as_text);
+  for (const std::int32_t id : encoded) {
+    for (const int shift : {0, 8, 16, 24}) add(static_cast<unsigned>(id) >> shift & 0xFF);
+  }
+  for (const char c : t.decode(encoded)) add(static_cast<unsigned char>(c));
+  std::string base64;
+  for (int shift = 58; shift >= -2; shift -= 6) {
+    const std::uint64_t bits = shift >= 0 ? hash >> shift : hash << -shift;
+    base64 += "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[bits & 63];
+  }
+  return base64;
+}
+
+TEST(tokenizer, turns_ten_thousand_lines_into_ids_and_back_as_the_references_do) {
+  const auto records = fixture_lines("hashes.jsonl");
+  ASSERT_GE(records.size(), 10'001u);
+  const auto names = records.front().get<std::vector<std::string>>();
+  EXPECT_EQ(names.size(), fixture_tokenizer_names().size());
+  for (std::size_t t = 0; t < names.size(); ++t) {
+    const tokenizer& words = fixture_tokenizer(names[t]);
+    for (std::size_t i = 1; i < records.size(); ++i) {
+      const auto text = records[i].at(0).get<std::string>();
+      ASSERT_EQ(hash_of(words, text), records[i].at(t + 1).get<std::string>())
+          << names[t] << ": " << records[i].at(0) << " gives " << json(words.encode(text, special_tokens::as_text));
+    }
+  }
+}
+
+TEST(tokenizer, finds_added_tokens_with_the_flags_of_hugging_face) {
+  const auto records = fixture_lines("added.jsonl");
+  ASSERT_GE(records.size(), 500u);
+  json file = tokenizer_json("qwen2");
+  file["added_tokens"] = records.front().at("added_tokens");
+  const tokenizer t = load_tokenizer(file);
+  for (std::size_t i = 1; i < records.size(); ++i) {
+    EXPECT_EQ(t.encode(records[i].at("text").get<std::string>(), special_tokens::parsed),
+              records[i].at("ids").get<ids>())
+        << records[i].at("text");
+  }
+  EXPECT_EQ(t.id_of("caf\u00E9"), 1004);
+  EXPECT_EQ(t.decode(ids{1000, 1004, 1001}), "caf\u00E9");
 }
 
 RC_GTEST_PROP(tokenizer, decodes_what_it_encoded_to_the_same_text, ()) {
@@ -157,7 +190,7 @@ TEST(tokenizer, joins_parts_to_one_text_but_no_special_token_across_them) {
 }
 
 TEST(tokenizer, adds_no_token_although_the_post_processor_would) {
-  ASSERT_FALSE(fixture_json("llama3").at("post_processor").is_null());
+  ASSERT_FALSE(tokenizer_json("llama3").at("post_processor").is_null());
   const tokenizer& t = fixture_tokenizer("llama3");
   EXPECT_TRUE(t.encode("", special_tokens::parsed).empty());
   EXPECT_NE(t.encode("The", special_tokens::parsed).at(0), t.id_of("<|begin_of_text|>").value());
@@ -241,36 +274,36 @@ TEST(tokenizer, may_be_used_by_several_threads_at_once) {
 }
 
 TEST(tokenizer, stays_usable_after_a_move) {
-  tokenizer first = tokenizer::load(tokenizer_path("llama3"));
+  tokenizer first = tokenizer::load_file(tokenizer_path("llama3"));
   const ids expected = first.encode("the first water<|eot_id|>", special_tokens::parsed);
   const tokenizer second = std::move(first);
   EXPECT_EQ(second.encode("the first water<|eot_id|>", special_tokens::parsed), expected);
 }
 
 TEST(tokenizer, reads_merges_as_pairs_and_as_strings_alike) {
-  json file = fixture_json("needle");
+  json file = tokenizer_json("needle");
   json& merges = file["model"]["merges"];
   for (json& m : merges) m = m[0].get<std::string>() + " " + m[1].get<std::string>();
   const written_file as_strings(file.dump());
-  const tokenizer t = tokenizer::load(as_strings.path());
+  const tokenizer t = tokenizer::load_file(as_strings.path());
   const std::string text = "The access code for the Lisbon archive is 48213.";
   EXPECT_EQ(t.encode(text, special_tokens::as_text), fixture_tokenizer("needle").encode(text, special_tokens::as_text));
 }
 
 TEST(tokenizer, takes_a_word_that_is_a_token_before_merging_only_where_the_file_says_so) {
-  json file = fixture_json("llama3");
+  json file = tokenizer_json("llama3");
   file["model"]["merges"] = json::array();
   ASSERT_TRUE(file["model"]["vocab"].contains("the"));
   const written_file whole_words(file.dump());
-  EXPECT_EQ(tokenizer::load(whole_words.path()).encode("the", special_tokens::as_text).size(), 1u);
+  EXPECT_EQ(tokenizer::load_file(whole_words.path()).encode("the", special_tokens::as_text).size(), 1u);
   file["model"]["ignore_merges"] = false;
   const written_file letters(file.dump());
-  EXPECT_EQ(tokenizer::load(letters.path()).encode("the", special_tokens::as_text).size(), 3u);
+  EXPECT_EQ(tokenizer::load_file(letters.path()).encode("the", special_tokens::as_text).size(), 3u);
 }
 
 TEST(tokenizer, refuses_what_is_no_readable_json_and_says_where) {
-  EXPECT_THROW(tokenizer::load("/nowhere/tokenizer.json"), fault);
-  EXPECT_THROW(tokenizer::load(std::filesystem::temp_directory_path()), fault);
+  EXPECT_THROW(tokenizer::load_file("/nowhere/tokenizer.json"), fault);
+  EXPECT_THROW(tokenizer::load_file(std::filesystem::temp_directory_path()), fault);
   EXPECT_NE(refusal("").where().find(".json:1:1"), std::string::npos);
   EXPECT_NE(refusal("{\n  \"model\": tru\n}").where().find(".json:2:"), std::string::npos);
   EXPECT_NE(refusal("{\"model\": \"\xFF\"}").reason().find("not JSON"), std::string::npos);
@@ -279,14 +312,32 @@ TEST(tokenizer, refuses_what_is_no_readable_json_and_says_where) {
   EXPECT_NE(refusal("{}").reason().find("'model' is missing"), std::string::npos);
 }
 
+struct refused_change {
+  const char* pointer;  // what is changed
+  const char* value;    // to what; empty: removed
+  const char* key;      // what the fault names
+  const char* reason;
+};
+
+void expect_refusals(const std::string& name, std::span<const refused_change> examples) {
+  const json original = tokenizer_json(name);
+  for (const refused_change& e : examples) {
+    const json::json_pointer pointer(e.pointer);
+    json changed = original;
+    if (std::string(e.value).empty()) {
+      changed[pointer.parent_pointer()].erase(pointer.back());
+    } else {
+      changed[pointer] = json::parse(e.value);
+    }
+    const fault f = refusal(changed.dump());
+    const std::string place = *e.key == '\0' ? ".json" : std::string(".json: ") + e.key;
+    EXPECT_NE(f.where().find(place), std::string::npos) << e.pointer << ": " << f.what();
+    EXPECT_NE(f.reason().find(e.reason), std::string::npos) << e.pointer << ": " << f.what();
+  }
+}
+
 TEST(tokenizer, refuses_by_key_what_is_malformed_or_unsupported) {
-  struct example {
-    const char* pointer;  // what is changed
-    const char* value;    // to what; empty: removed
-    const char* key;      // what the fault names
-    const char* reason;
-  };
-  const example examples[] = {
+  const refused_change examples[] = {
       {"/model/type", R"("Unigram")", "model.type", "'Unigram'"},
       {"/model/vocab", "[]", "model.vocab", "expected an object"},
       {"/model/vocab", "", "model", "'vocab' is missing"},
@@ -303,7 +354,7 @@ TEST(tokenizer, refuses_by_key_what_is_malformed_or_unsupported) {
       {"/model/merges/1", R"(["a", "no such token"])", "model.merges[1]", "'no such token' is not in model.vocab"},
       {"/model/merges/1", R"("~ ~")", "model.merges[1]", "'~~' is not in model.vocab"},
       {"/model/dropout", "0.1", "model.dropout", "random merges"},
-      {"/model/byte_fallback", "true", "model.byte_fallback", "SentencePiece"},
+      {"/model/byte_fallback", "true", "model.vocab", "byte fallback needs all 256"},
       {"/model/ignore_merges", "3", "model.ignore_merges", "expected true or false"},
       {"/model/end_of_word_suffix", R"("</w>")", "model.end_of_word_suffix", "not supported"},
       {"/model/continuing_subword_prefix", R"("##")", "model.continuing_subword_prefix", "not supported"},
@@ -332,28 +383,98 @@ TEST(tokenizer, refuses_by_key_what_is_malformed_or_unsupported) {
       {"/added_tokens/1/content", R"("<|endoftext|>")", "added_tokens[1]", "given twice"},
       {"/added_tokens/0/id", "5", "added_tokens[0]", "belongs to another token"},
       {"/added_tokens/0/content", R"("the")", "added_tokens[0]", "in the vocabulary"},
-      {"/added_tokens/0/lstrip", "true", "added_tokens[0].lstrip", "expected false"},
-      {"/added_tokens/0/normalized", "true", "normalizer", "\"normalized\": true"},
+      {"/added_tokens/0/lstrip", "3", "added_tokens[0].lstrip", "expected true or false"},
+      {"/added_tokens/0/normalized", "true", "added_tokens[0].normalized", "together with a normalizer"},
   };
-  const json original = fixture_json("qwen2");
-  for (const example& e : examples) {
-    const json::json_pointer pointer(e.pointer);
-    json changed = original;
-    if (std::string(e.value).empty()) {
-      changed[pointer.parent_pointer()].erase(pointer.back());
-    } else {
-      changed[pointer] = json::parse(e.value);
-    }
-    const fault f = refusal(changed.dump());
-    const std::string place = *e.key == '\0' ? ".json" : std::string(".json: ") + e.key;
-    EXPECT_NE(f.where().find(place), std::string::npos) << e.pointer << ": " << f.what();
-    EXPECT_NE(f.reason().find(e.reason), std::string::npos) << e.pointer << ": " << f.what();
+  expect_refusals("qwen2", examples);
+}
+
+TEST(tokenizer, refuses_by_key_what_is_unsupported_with_byte_fallback) {
+  const refused_change examples[] = {
+      {"/model/vocab/<0x41>", "", "model.vocab", "no token for the byte 65"},
+      {"/model/ignore_merges", "true", "model.ignore_merges", "byte fallback"},
+      {"/model/byte_fallback", "false", "model.vocab", "no token for the byte"},
+      {"/model/merges/0", R"(["<0x41>", "e"])", "model.merges[0]", "stands for a byte"},
+      {"/normalizer/normalizers/0/type", R"("NFKC")", "normalizer.normalizers[0]", "'NFKC'"},
+      {"/normalizer/normalizers/0/prepend", R"("x")", "normalizer.normalizers[0].prepend", "found \"x\""},
+      {"/normalizer/normalizers/1/pattern", R"({"Regex": " "})", "normalizer.normalizers[1].pattern", "'String'"},
+      {"/normalizer/normalizers/1/pattern/String", R"("x")", "normalizer.normalizers[1].pattern.String", "found \"x\""},
+      {"/normalizer/normalizers/1/content", R"("x")", "normalizer.normalizers[1].content", "found \"x\""},
+      {"/normalizer", "null", "", "nothing writes spaces"},
+      {"/pre_tokenizer", R"({"type": "ByteLevel"})", "pre_tokenizer", "'ByteLevel'"},
+      {"/pre_tokenizer", R"({"type": "Metaspace"})", "pre_tokenizer", "after a normalizer"},
+      {"/added_tokens/3", R"({"id": 1500, "content": "xyzzy", "special": false, "normalized": true})",
+       "added_tokens[3].normalized", "put in front"},
+      {"/decoder/decoders/1/type", R"("Strip")", "decoder", "ByteFallback"},
+      {"/decoder/decoders/0/content", R"("_")", "decoder.decoders[0].content", "found \"_\""},
+      {"/decoder/decoders/3/start", "2", "decoder.decoders[3].start", "expected 1"},
+      {"/decoder/decoders/3/stop", "2", "decoder.decoders[3].stop", "expected 0"},
+      {"/decoder/decoders/3/content", R"("x")", "decoder.decoders[3].content", "found \"x\""},
+      {"/decoder", R"({"type": "ByteLevel"})", "decoder", "unsupported decoder"},
+  };
+  expect_refusals("llama2", examples);
+}
+
+TEST(tokenizer, refuses_a_metaspace_that_cuts_words_or_that_it_does_not_know) {
+  const auto refused = [](const char* key, const json& value) {
+    json file = tokenizer_json("llama2");
+    file["normalizer"] = nullptr;
+    file["pre_tokenizer"] = {
+        {"type", "Metaspace"}, {"replacement", "\u2581"}, {"prepend_scheme", "first"}, {"split", false}};
+    file["pre_tokenizer"][key] = value;
+    return std::string(refusal(file.dump()).what());
+  };
+  EXPECT_NE(refused("split", true).find("pre_tokenizer: words that are cut at spaces"), std::string::npos);
+  EXPECT_NE(refused("prepend_scheme", "often").find("pre_tokenizer.prepend_scheme"), std::string::npos);
+  EXPECT_NE(refused("replacement", "_").find("pre_tokenizer.replacement"), std::string::npos);
+}
+
+TEST(tokenizer, puts_a_space_in_front_of_a_text_as_its_file_says) {
+  const auto starts_with_space = [](const tokenizer& t, const std::string& text, text_place place) {
+    const ids encoded = t.encode(text, special_tokens::parsed, place);
+    return t.token_bytes(encoded.at(0)).starts_with(' ');
+  };
+  for (const std::string name : {"llama2.model", "llama2.json"}) {
+    const tokenizer& t = fixture_tokenizer(name);
+    EXPECT_TRUE(starts_with_space(t, "the", text_place::start)) << name;
+    EXPECT_TRUE(starts_with_space(t, "the", text_place::after_special_token)) << name;
+    EXPECT_FALSE(starts_with_space(t, "the", text_place::after_text)) << name;
+  }
+  const tokenizer& first = fixture_tokenizer("metaspace");
+  EXPECT_TRUE(starts_with_space(first, "the", text_place::start));
+  EXPECT_FALSE(starts_with_space(first, "the", text_place::after_special_token));
+  const tokenizer always = metaspace_tokenizer("always");
+  EXPECT_TRUE(starts_with_space(always, "the", text_place::after_special_token));
+  EXPECT_EQ(always.encode(" the", special_tokens::parsed), always.encode("the", special_tokens::parsed));
+  EXPECT_FALSE(starts_with_space(metaspace_tokenizer("never"), "the", text_place::start));
+  EXPECT_FALSE(starts_with_space(fixture_tokenizer("yi.model"), "the", text_place::start));
+}
+
+TEST(tokenizer, takes_the_json_of_a_model_or_else_its_sentencepiece_file) {
+  const temporary_directory model;
+  EXPECT_THROW(tokenizer::load(model.path()), fault);
+  std::filesystem::copy_file(tokenizer_path("yi.model"), model.path() / "tokenizer.model");
+  EXPECT_EQ(tokenizer::load(model.path()).source().filename(), "tokenizer.model");
+  std::filesystem::copy_file(tokenizer_path("qwen2"), model.path() / "tokenizer.json");
+  EXPECT_EQ(tokenizer::load(model.path()).source().filename(), "tokenizer.json");
+
+  json unigram = tokenizer_json("qwen2");
+  unigram["model"]["type"] = "Unigram";
+  model.write("tokenizer.json", unigram.dump());
+  EXPECT_EQ(tokenizer::load(model.path()).source().filename(), "tokenizer.model");
+  model.write("tokenizer.model", "broken");
+  try {
+    static_cast<void>(tokenizer::load(model.path()));
+    FAIL() << "loaded";
+  } catch (const fault& f) {
+    EXPECT_NE(std::string(f.what()).find("tokenizer.json: model.type"), std::string::npos) << f.what();
+    EXPECT_NE(f.reason().find("tokenizer.model: not a SentencePiece model"), std::string::npos) << f.what();
   }
 }
 
 TEST(tokenizer, is_not_brought_down_by_deep_nesting) {
   const std::size_t depth = 200'000;
-  json file = fixture_json("gpt2");
+  json file = tokenizer_json("gpt2");
   file["model"]["merges"] = "@";
   std::string text = file.dump();
   text.replace(text.find("\"@\""), 3, std::string(depth, '[') + std::string(depth, ']'));
@@ -364,7 +485,7 @@ TEST(tokenizer, is_not_brought_down_by_deep_nesting) {
 void load_or_refuse(const std::string& content) {
   const written_file file(content);
   try {
-    const tokenizer t = tokenizer::load(file.path());
+    const tokenizer t = tokenizer::load_file(file.path());
     static_cast<void>(t.encode("Some text,\n 123 of it <|im_end|>", special_tokens::parsed));
   } catch (const fault& f) {
     RC_ASSERT(f.code() == fault_code::bad_input);
@@ -373,7 +494,7 @@ void load_or_refuse(const std::string& content) {
 }
 
 RC_GTEST_PROP(tokenizer, loads_or_refuses_a_file_with_damaged_bytes, ()) {
-  static const std::string original = fixture_json("qwen2").dump();
+  static const std::string original = tokenizer_json("qwen2").dump();
   std::string damaged = original;
   const auto places = *rc::gen::container<std::vector<std::size_t>>(rc::gen::inRange<std::size_t>(0, original.size()));
   for (const std::size_t place : places) damaged[place] = *rc::gen::arbitrary<char>();
@@ -382,7 +503,7 @@ RC_GTEST_PROP(tokenizer, loads_or_refuses_a_file_with_damaged_bytes, ()) {
 }
 
 RC_GTEST_PROP(tokenizer, loads_or_refuses_a_file_with_a_value_replaced, ()) {
-  static const json original = fixture_json("qwen2");
+  static const json original = tokenizer_json("qwen2");
   static const std::vector<std::string> places = [] {
     std::vector<std::string> all;  // every value outside the vocabulary, a few inside
     const json flat = original.flatten();

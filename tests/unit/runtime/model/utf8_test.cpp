@@ -2,6 +2,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -62,6 +63,30 @@ TEST(utf8, stream_replaces_each_impossible_sequence_once) {
   EXPECT_EQ(stream.push("\xE2\x82"), "");
   EXPECT_EQ(stream.finish(), "\uFFFD");
   EXPECT_EQ(stream.finish(), "");
+}
+
+TEST(utf8, reads_the_first_character_or_the_byte_that_starts_none) {
+  const auto first = [](const std::string& text) {
+    const utf8_character c = first_character(text);
+    return std::pair<std::uint32_t, std::size_t>(c.value, c.bytes);
+  };
+  EXPECT_EQ(first("ab"), std::pair(0x61u, std::size_t{1}));
+  EXPECT_EQ(first("\u00E9x"), std::pair(0xE9u, std::size_t{2}));
+  EXPECT_EQ(first("\u2581"), std::pair(0x2581u, std::size_t{3}));
+  EXPECT_EQ(first("\U0001FAE0"), std::pair(0x1FAE0u, std::size_t{4}));
+  EXPECT_EQ(first("\xE2\x96"), std::pair(0x1100E2u, std::size_t{1}));
+  EXPECT_EQ(first("\x80"), std::pair(0x110080u, std::size_t{1}));
+}
+
+TEST(utf8, replaces_each_sequence_or_each_byte) {
+  for (const auto& [of, expected] : {std::pair(replacement::each_sequence, "\uFFFDa\uFFFD"),
+                                     std::pair(replacement::each_byte, "\uFFFD\uFFFDa\uFFFD\uFFFD\uFFFD")}) {
+    utf8_stream stream(of);
+    std::string text = stream.push("\xE2");
+    text += stream.push("\x96");
+    text += stream.push("a\xF0\x9F\xAB");
+    EXPECT_EQ(text + stream.finish(), expected);
+  }
 }
 
 }  // namespace
