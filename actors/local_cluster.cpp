@@ -54,14 +54,16 @@ cost_basis basis_of(local_devices& devices, const checkpoint& model, std::int64_
   device_options options;
   options.positions_max = positions;
   options.chunk_tokens_max = chunk_rows(chunk_tokens);
-  return {&kernels, &model.config(), static_cast<std::int64_t>(model_weights::bytes_needed(kernels, model)),
+  return {&kernels, &model.config(),
+          static_cast<std::int64_t>(model_weights::bytes_needed(kernels, model.config(), model.retaining_width())),
           static_cast<std::int64_t>(
               device_context::fixed_bytes(kernels, model.config(), model.retaining_width(), options))};
 }
 
 local_cluster::local_cluster(const cluster_config& config, const checkpoint& model, local_devices& devices,
-                             std::span<const std::int64_t> arena_bytes, std::int64_t positions)
-    : weights_(devices.kernels(0), model),
+                             std::span<const std::int64_t> arena_bytes, std::int64_t positions,
+                             const load_progress& progress)
+    : weights_(devices.kernels(0), model, progress),
       log_(config.nodes.front().relay.log_bytes_max),
       network_(log_),
       actor_config_(std::make_unique<actor_config>()),

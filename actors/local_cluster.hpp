@@ -34,9 +34,10 @@ class local_devices {
 /// Coordinator, relay and rank workers in one process, joined and ready. Owns the actor system and all that actors borrow.
 class local_cluster {
  public:
-  /// `arena_bytes` has one entry per device. Throws fault(out_of_memory | bad_input | deadline).
+  /// `arena_bytes` has one entry per device; `progress` hears how far loading is. Throws fault(out_of_memory | bad_input |
+  /// deadline).
   local_cluster(const cluster_config& config, const checkpoint& model, local_devices& devices,
-                std::span<const std::int64_t> arena_bytes, std::int64_t positions);
+                std::span<const std::int64_t> arena_bytes, std::int64_t positions, const load_progress& progress = {});
   ~local_cluster();
   local_cluster(const local_cluster&) = delete;
   local_cluster& operator=(const local_cluster&) = delete;

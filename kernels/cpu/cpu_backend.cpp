@@ -76,8 +76,9 @@ class cpu_backend final : public backend {
   [[nodiscard]] std::unique_ptr<event> record(stream&) override { return std::make_unique<immediate_event>(); }
   void synchronize(stream&) override {}
 
-  [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts) override {
-    return linear_.pack(parts);
+  [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts,
+                                                     const host_memory_read& read) override {
+    return linear_.pack(parts, read);
   }
   [[nodiscard]] std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const override {
     return linear_.packed_bytes(outputs, inputs);
@@ -89,13 +90,15 @@ class cpu_backend final : public backend {
   void rms_norm(stream&, const matrix& x, const float* weight, float eps, const matrix& out) override {
     cpu::rms_norm(pool_, x, weight, eps, out);
   }
-  void linear(stream&, const matrix& x, const packed_weights& w, const matrix& out, bool accumulate) override {
-    linear_.run(x, w, out, accumulate);
+  void linear(stream&, const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
+              bool accumulate) override {
+    linear_.run(x, w, bias, out, accumulate);
   }
   void swiglu(stream&, const matrix& gate_up, const matrix& out) override { cpu::swiglu(pool_, gate_up, out); }
   void silu(stream&, const matrix& x) override { cpu::silu(pool_, x); }
-  void fill_rope_table(stream&, std::span<const float> inverse_frequencies, const rope_table& table) override {
-    cpu::fill_rope_table(pool_, inverse_frequencies, table);
+  void fill_rope_table(stream&, std::span<const float> inverse_frequencies, float amplitude,
+                       const rope_table& table) override {
+    cpu::fill_rope_table(pool_, inverse_frequencies, amplitude, table);
   }
   void rotate(stream&, const head_matrix& x, const std::int32_t* positions, const rope_table& table) override {
     cpu::rotate(pool_, x, positions, table);
