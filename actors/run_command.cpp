@@ -237,7 +237,13 @@ int run_command(const run_options& options) {
     if (!run->words) view.message("no tokenizer could be loaded: the answer has ids and no text");
     std::int64_t positions = 0;
     for (const auto& job : jobs) positions = std::max(positions, positions_needed(*run, job));
-    local_cluster cluster(run->config, run->model, run->devices, arenas, positions);
+    const double began_s = steady_seconds();
+    double load_s = 0;
+    const auto loading = [&](std::int64_t bytes_done, std::int64_t bytes_total) {
+      view.loading(bytes_done, bytes_total);
+      load_s = steady_seconds() - began_s;
+    };
+    local_cluster cluster(run->config, run->model, run->devices, arenas, positions, loading);
     std::vector<finished_job> done;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
       done.push_back(follow(cluster, *run, jobs[i], options.dump && i == 0, view, plans[i].costs));
@@ -245,6 +251,7 @@ int run_command(const run_options& options) {
       std::fflush(stdout);
     }
     auto json = to_json(done.front().result);
+    json["load_s"] = load_s;
     if (done.size() > 1) {
       const auto& other = done.back().result;
       if (!options.quiet) fmt::print("\n{}", comparison_text(done.front().result, other));
