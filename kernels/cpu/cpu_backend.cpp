@@ -1,5 +1,6 @@
 #include "kernels/cpu/cpu_backend.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -64,10 +65,28 @@ class cpu_backend final : public backend {
 
   [[nodiscard]] std::unique_ptr<stream> make_stream() override { return std::make_unique<immediate_stream>(); }
   [[nodiscard]] std::unique_ptr<device_memory> allocate(std::size_t bytes) override {
-    return std::make_unique<host_memory>(bytes);
+    // Zeroing pages is most of the work of loading, so all threads do it.
+    constexpr std::size_t piece_bytes = 32 << 20;
+    auto memory = std::make_unique<host_memory>(bytes, pages_taken::when_written);
+    pool_.parallel_for(static_cast<std::int64_t>((bytes + piece_bytes - 1) / piece_bytes),
+                       [&](std::int64_t piece, int) {
+                         memory->take_pages(static_cast<std::size_t>(piece) * piece_bytes, piece_bytes);
+                       });
+    return memory;
   }
   void upload(stream&, void* device_to, const void* host_from, std::size_t bytes) override {
-    if (bytes > 0) std::memcpy(device_to, host_from, bytes);
+    constexpr std::size_t piece_bytes = 1 << 20;
+    if (bytes == 0) return;
+    if (bytes <= 2 * piece_bytes) {
+      std::memcpy(device_to, host_from, bytes);
+      return;
+    }
+    pool_.parallel_for(
+        static_cast<std::int64_t>((bytes + piece_bytes - 1) / piece_bytes), [&](std::int64_t piece, int) {
+          const std::size_t first = static_cast<std::size_t>(piece) * piece_bytes;
+          std::memcpy(static_cast<std::byte*>(device_to) + first, static_cast<const std::byte*>(host_from) + first,
+                      std::min(piece_bytes, bytes - first));
+        });
   }
   void download(stream&, void* host_to, const void* device_from, std::size_t bytes) override {
     if (bytes > 0) std::memcpy(host_to, device_from, bytes);

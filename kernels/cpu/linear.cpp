@@ -30,7 +30,7 @@ class linear_layers::packed final : public packed_weights {
         inputs_(inputs),
         type_(type),
         full_bytes_(outputs >= panel_columns ? weight_format(inputs, panel_columns, type).bytes() : 0),
-        memory_(bytes_for(outputs, inputs, type)) {}
+        memory_(bytes_for(outputs, inputs, type), pages_taken::when_written) {}
 
   static std::size_t bytes_for(std::int64_t outputs, std::int64_t inputs, element_type type) {
     const auto full = static_cast<std::size_t>(outputs / panel_columns);

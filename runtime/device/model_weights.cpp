@@ -87,7 +87,7 @@ class weight_loader {
 
   /// Rows of a table, in the type of activations.
   void upload(const tensor_view& tensor, const matrix& to) {
-    constexpr std::int64_t piece_bytes = 4 << 20;
+    constexpr std::int64_t piece_bytes = 8 << 20;
     const std::int64_t row_bytes = std::max<std::int64_t>(static_cast<std::int64_t>(tensor.bytes.size()) / to.rows, 1);
     const std::int64_t rows_max = std::max<std::int64_t>(piece_bytes / row_bytes, 1);
     const auto same = to.type == element_type::bf16 ? tensor_type::bf16 : tensor_type::f32;
