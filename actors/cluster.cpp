@@ -11,10 +11,11 @@
 namespace baton::actors {
 
 std::unique_ptr<cluster> start_cluster(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
-                                       std::span<const std::int64_t> arena_bytes, std::int64_t positions) {
+                                       std::span<const std::int64_t> arena_bytes, std::int64_t positions,
+                                       const load_progress& progress) {
   if (config.processes == process_layout::per_device)
     return std::make_unique<process_cluster>(config, model, devices, arena_bytes, positions);
-  return std::make_unique<local_cluster>(config, model, devices, arena_bytes, positions);
+  return std::make_unique<local_cluster>(config, model, devices, arena_bytes, positions, progress);
 }
 
 void wait_until_joined(caf::actor_system& system, const coordinator_actor& coordinator, std::size_t workers,

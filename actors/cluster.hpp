@@ -20,10 +20,12 @@ class cluster {
   [[nodiscard]] virtual const coordinator_actor& coordinator() const = 0;
 };
 
-/// Starts what the configuration declares; `arena_bytes` has one entry for each device, as cluster_devices lists them.
+/// Starts what the configuration declares; `arena_bytes` has one entry for each device, as cluster_devices lists them. `progress`
+/// hears how far loading is, where this process loads.
 /// Throws fault(out_of_memory | bad_input | deadline | lost_peer).
 std::unique_ptr<cluster> start_cluster(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
-                                       std::span<const std::int64_t> arena_bytes, std::int64_t positions);
+                                       std::span<const std::int64_t> arena_bytes, std::int64_t positions,
+                                       const load_progress& progress = {});
 
 /// Waits until so many have joined; `check` is called now and then and throws what makes waiting pointless.
 /// Throws fault(deadline | lost_peer).

@@ -64,7 +64,8 @@ cost_basis basis_of(cluster_devices& devices, const checkpoint& model, std::int6
   device_options options;
   options.positions_max = positions;
   options.chunk_tokens_max = chunk_rows(chunk_tokens);
-  return {&kernels, &model.config(), static_cast<std::int64_t>(model_weights::bytes_needed(kernels, model)),
+  return {&kernels, &model.config(),
+          static_cast<std::int64_t>(model_weights::bytes_needed(kernels, model.config(), model.retaining_width())),
           static_cast<std::int64_t>(
               device_context::fixed_bytes(kernels, model.config(), model.retaining_width(), options))};
 }

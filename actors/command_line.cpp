@@ -73,6 +73,15 @@ command_line parse_command_line(int argc, char** argv) {
   run->add_flag("--quiet", line.run.quiet, "prints the answer and nothing else");
   auto* plan = app.add_subcommand("plan", "print blocks, devices, memory, messages and bytes of a job; run nothing");
   add_job_options(*plan, line.run);
+  auto* inspect = app.add_subcommand(
+      "inspect", "print what a checkpoint directory holds, what it takes, and whether it can be run");
+  inspect->add_option("DIR", line.inspect.directory, "a Hugging Face checkpoint directory")->required();
+  inspect
+      ->add_option("--document-tokens", line.inspect.document_tokens,
+                   "of the job whose memory is told; 32768, or what fits the model's context")
+      ->type_name("N");
+  inspect->add_option("--ranks", line.inspect.ranks, "of that job; 8")->type_name("H");
+  inspect->add_option("--json", line.inspect.json, "writes the same there")->type_name("FILE");
   auto* check = app.add_subcommand("check-config", "read a configuration file and print what it means");
   check->add_option("FILE", line.config_to_check, "the file")->required();
   auto* version = app.add_subcommand("version", "print the version and what this machine offers");
@@ -92,6 +101,7 @@ command_line parse_command_line(int argc, char** argv) {
   }
   if (*run) line.command = command_kind::run;
   if (*plan) line.command = command_kind::plan;
+  if (*inspect) line.command = command_kind::inspect;
   if (*check) line.command = command_kind::check_config;
   if (*version) line.command = command_kind::version;
   if (*node) line.command = command_kind::node;

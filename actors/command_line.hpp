@@ -38,11 +38,20 @@ struct run_options {
   bool quiet = false;
 };
 
-enum class command_kind : std::uint8_t { none, run, plan, check_config, version, node, worker };
+/// `baton inspect` as typed.
+struct inspect_options {
+  std::filesystem::path directory;
+  std::optional<std::int64_t> document_tokens;
+  int ranks = 8;
+  std::optional<std::filesystem::path> json;
+};
+
+enum class command_kind : std::uint8_t { none, run, plan, inspect, check_config, version, node, worker };
 
 struct command_line {
   command_kind command = command_kind::none;
   run_options run;
+  inspect_options inspect;
   std::filesystem::path config_to_check;
   process_options process;  ///< of `node` and `worker`
   /// Set where parsing has ended the program: --help, or a usage error already told on standard error.

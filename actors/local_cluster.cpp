@@ -9,8 +9,9 @@
 namespace baton::actors {
 
 local_cluster::local_cluster(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
-                             std::span<const std::int64_t> arena_bytes, std::int64_t positions)
-    : weights_(devices.basis(), model),
+                             std::span<const std::int64_t> arena_bytes, std::int64_t positions,
+                             const load_progress& progress)
+    : weights_(devices.kernels(0), model, progress),
       log_(log_options_of(config.nodes.front().relay)),
       relay_(config.nodes.front().name, log_, nullptr,
              [this](relay_report report) { reports_.put(std::move(report)); }),

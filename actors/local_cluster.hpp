@@ -15,7 +15,7 @@ namespace baton::actors {
 class local_cluster final : public cluster {
  public:
   local_cluster(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
-                std::span<const std::int64_t> arena_bytes, std::int64_t positions);
+                std::span<const std::int64_t> arena_bytes, std::int64_t positions, const load_progress& progress = {});
   ~local_cluster() override;
 
   [[nodiscard]] caf::actor_system& system() override { return *system_; }

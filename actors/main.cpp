@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "actors/command_line.hpp"
+#include "actors/inspect_command.hpp"
 #include "actors/process_commands.hpp"
 #include "actors/run_command.hpp"
 #include "kernels/cpu/isa.hpp"
@@ -36,6 +37,7 @@ int main(int argc, char** argv) {
     switch (line.command) {
       case baton::command_kind::run: return baton::run_command(line.run);
       case baton::command_kind::plan: return baton::plan_command(line.run);
+      case baton::command_kind::inspect: return baton::inspect_command(line.inspect);
       case baton::command_kind::check_config: return check_config(line.config_to_check);
       case baton::command_kind::version: return version();
       case baton::command_kind::node: return baton::node_agent_main(line.process);

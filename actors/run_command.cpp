@@ -243,7 +243,11 @@ int run_command(const run_options& options) {
     if (!run->words) view.message("no tokenizer could be loaded: the answer has ids and no text");
     std::int64_t positions = 0;
     for (const auto& job : jobs) positions = std::max(positions, positions_needed(*run, job));
-    const auto cluster = actors::start_cluster(run->config, run->model, run->devices, arenas, positions);
+    const double began_s = steady_seconds();
+    const auto cluster =
+        actors::start_cluster(run->config, run->model, run->devices, arenas, positions,
+                              [&](std::int64_t done, std::int64_t total) { view.loading(done, total); });
+    const double load_s = steady_seconds() - began_s;
     std::vector<finished_job> done;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
       done.push_back(
@@ -252,6 +256,7 @@ int run_command(const run_options& options) {
       std::fflush(stdout);
     }
     auto json = to_json(done.front().result);
+    json["load_s"] = load_s;
     if (done.size() > 1) {
       const auto& other = done.back().result;
       if (!options.quiet) fmt::print("\n{}", comparison_text(done.front().result, other));

@@ -2,10 +2,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 
+#include "kernels/buffer_sizes.hpp"
 #include "kernels/tensor.hpp"
 
 namespace baton {
@@ -41,13 +43,22 @@ class packed_weights {
   [[nodiscard]] virtual std::size_t bytes() const = 0;
 };
 
+/// What one number of a checkpoint is.
+enum class host_type : std::uint8_t { f32, bf16, f16 };
+
+constexpr std::int64_t bytes_of(host_type type) { return type == host_type::f32 ? 4 : 2; }
+
 /// Rows of host numbers, (rows, columns) row-major without gaps, as a checkpoint holds them.
 struct host_matrix {
   const void* data = nullptr;
-  element_type type = element_type::f32;
+  host_type type = host_type::f32;
   std::int64_t rows = 0;
   std::int64_t columns = 0;
 };
+
+/// Hears of host memory that has been read and will not be read again, piece after piece, on the caller's thread: so a
+/// loader can let go of a mapped file's pages, and say how far it is.
+using host_memory_read = std::function<void(std::span<const std::byte>)>;
 
 /// Keys and values of one layer in the form that block attention likes ("panel"): the same memory on a GPU, packed tiles on a
 /// CPU. The memory is the caller's, `panel_bytes` of it, and keeps its meaning until overwritten.
@@ -58,7 +69,7 @@ struct kv_panel {
   int dim = 0;
 };
 
-/// cos and sin of position * inverse frequency, (positions, dim / 2) each, fp32.
+/// cos and sin of position * inverse frequency, times an amplitude; (positions, dim / 2) each, fp32.
 struct rope_table {
   matrix cosines;
   matrix sines;
@@ -80,19 +91,15 @@ enum class attention_result : std::uint8_t {
 /// All arithmetic of a device. One implementation per kind of device (kernels/cpu, kernels/cuda).
 ///
 /// Threads: every function is called by the device's one compute thread, except those of memory and weights, which may also be
-/// called by the thread that loads. Memory: pointers and views are device memory; host memory is named so. Nothing here
+/// called by the thread that loads, before the compute thread has begun. Memory: pointers and views are device memory; host memory is named so. Nothing here
 /// allocates device memory per call. Determinism: results depend on arguments only, never on the number of threads.
 /// Errors: launches throw fault(device); a view that breaks a stated condition is a broken invariant, fault(internal).
 ///
 /// `T` counts tokens, `n_q` query heads, `n_kv` KV heads (n_q a multiple), `D` the head dimension.
-class backend {
+class backend : public buffer_sizes {
  public:
-  virtual ~backend() = default;
-
   /// What must be equal for two devices to give bit-identical results: instruction set or architecture, library versions.
   [[nodiscard]] virtual std::string kernel_class() const = 0;
-  /// The type of hidden states, queries, keys and values: bf16, or f32 for verification.
-  [[nodiscard]] virtual element_type activation_type() const = 0;
 
   /// The device's compute thread calls this once, before its first launch: a place to keep it on the device's cores.
   virtual void adopt_compute_thread() {}
@@ -109,27 +116,31 @@ class backend {
 
   // ---- weights, at load ----
   /// The rows of all parts under one another become one matrix (fused q/k/v, fused gate/up). Every part has the same columns.
-  [[nodiscard]] virtual std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts) = 0;
-  [[nodiscard]] virtual std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const = 0;
+  /// `read`, unless empty, hears of the parts' memory in pieces of a few MiB.
+  [[nodiscard]] virtual std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts,
+                                                             const host_memory_read& read) = 0;
 
   // ---- token-wise kernels ----
   /// out[t] = table[ids[t]]. table (vocabulary, hidden) in activation type, ids (T) in device memory, out (T, hidden).
   virtual void embed(stream& s, const matrix& table, const std::int32_t* ids, const matrix& out) = 0;
   /// out = x / sqrt(mean(x^2) + eps) * weight. x, out (T, hidden) activations; weight (hidden) fp32.
   virtual void rms_norm(stream& s, const matrix& x, const float* weight, float eps, const matrix& out) = 0;
-  /// out = x W^T, or out += x W^T where `accumulate`. x (T, inputs) activations, out (T, outputs) activations or fp32.
-  virtual void linear(stream& s, const matrix& x, const packed_weights& w, const matrix& out, bool accumulate) = 0;
+  /// out = x W^T + bias, or out += x W^T + bias where `accumulate`; rounded once. x (T, inputs) activations, bias (outputs)
+  /// fp32 or null for none, out (T, outputs) activations or fp32.
+  virtual void linear(stream& s, const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
+                      bool accumulate) = 0;
   /// out = silu(gate) * up. gate_up (T, 2 F) with gate first, out (T, F).
   virtual void swiglu(stream& s, const matrix& gate_up, const matrix& out) = 0;
   /// x = silu(x), in place. x (T, columns).
   virtual void silu(stream& s, const matrix& x) = 0;
   /// Fills the table for positions 0..rows-1. inverse_frequencies (D / 2) in host memory; angles in fp32, as transformers does.
-  virtual void fill_rope_table(stream& s, std::span<const float> inverse_frequencies, const rope_table& table) = 0;
+  /// Cosines and sines are multiplied by `amplitude` (YaRN's attention factor).
+  virtual void fill_rope_table(stream& s, std::span<const float> inverse_frequencies, float amplitude,
+                               const rope_table& table) = 0;
   /// Rotary embedding in place, halves split as in transformers: x (T, heads, D), positions (T) in device memory.
   virtual void rotate(stream& s, const head_matrix& x, const std::int32_t* positions, const rope_table& table) = 0;
 
   // ---- block attention (prefill) ----
-  [[nodiscard]] virtual std::size_t panel_bytes(std::int64_t tokens_max, int kv_heads, int dim) const = 0;
   /// Packing starts at multiples of this many tokens.
   [[nodiscard]] virtual std::int64_t panel_tile_tokens() const = 0;
   /// Puts keys and values (T, n_kv, D) at tokens [first, first + T) of the panel; `first` is a multiple of panel_tile_tokens.
@@ -141,9 +152,8 @@ class backend {
                       const head_matrix& out, const matrix& log_sum_exp, attention_result result) = 0;
 
   // ---- attention of few queries over a KV shard (query stage, decode) ----
-  /// For up to `keys` keys and any number of queries.
-  [[nodiscard]] virtual std::size_t decode_attention_workspace_bytes(std::int64_t keys, int heads, int dim) const = 0;
   /// As `attend`, straight from keys and values (keys, n_kv, D), in fixed splits of the keys. out (T, n_q, D) fp32.
+  /// workspace: decode_attention_workspace_bytes(keys).
   virtual void attend_few(stream& s, const head_matrix& q, const head_matrix& keys, const head_matrix& values,
                           const attention_mask& mask, float scale, const head_matrix& out, const matrix& log_sum_exp,
                           std::byte* workspace) = 0;
@@ -166,7 +176,6 @@ class backend {
   virtual void max_pool(stream& s, const matrix& scores, const matrix& out) = 0;
   /// Per KV head the `count` best tokens of [eligible_from, T), of equal scores the lower index; ascending.
   /// count <= T - eligible_from; indices (n_kv, count) int32 in device memory. workspace: select_workspace_bytes(T).
-  [[nodiscard]] virtual std::size_t select_workspace_bytes(std::int64_t tokens, int kv_heads) const = 0;
   virtual void select_top(stream& s, const matrix& scores, std::int64_t eligible_from, std::int64_t count,
                           std::int32_t* indices, std::byte* workspace) = 0;
   /// out[u, g] = x[indices[g, u], g]. x (T, n_kv, D), indices (n_kv, count), out (count, n_kv, D).
@@ -175,10 +184,9 @@ class backend {
   // ---- sampling: logits (1, vocabulary) fp32, token one int32 in device memory ----
   virtual void sample_greedy(stream& s, const matrix& logits, std::int32_t* token) = 0;
   /// Nucleus sampling: logits / temperature, the smallest set of best tokens with probability >= top_p, inverted at
-  /// `uniform` in [0, 1). Of equal logits the lower id comes first.
+  /// `uniform` in [0, 1). Of equal logits the lower id comes first. workspace: sample_workspace_bytes(vocabulary).
   virtual void sample_top_p(stream& s, const matrix& logits, float temperature, float top_p, float uniform,
                             std::int32_t* token, std::byte* workspace) = 0;
-  [[nodiscard]] virtual std::size_t sample_workspace_bytes(std::int64_t vocabulary) const = 0;
 };
 
 }  // namespace baton

@@ -1,5 +1,6 @@
 #include "kernels/cpu/convert.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/launch.hpp"
@@ -44,6 +45,22 @@ void add_to_bf16(const matrix& from, const matrix& to) { add_as<std::uint16_t>(f
 void widen_rows(const matrix& from, const matrix& to) { convert_as<std::uint16_t, float>(from, to); }
 void round_rows(const matrix& from, const matrix& to) { convert_as<float, std::uint16_t>(from, to); }
 
+void widen_halves_of(const std::uint16_t* from, float* to, std::size_t count) {
+  const float_lanes d;
+  const hn::Rebind<hwy::float16_t, float_lanes> d16;
+  const std::size_t step = hn::Lanes(d);
+  const auto widen = [&](const std::uint16_t* at) HWY_ATTR {
+    const hn::Rebind<std::uint16_t, float_lanes> bits;
+    return hn::PromoteTo(d, hn::BitCast(d16, hn::LoadU(bits, at)));
+  };
+  std::size_t i = 0;
+  for (; i + step <= count; i += step) hn::StoreU(widen(from + i), d, to + i);
+  if (i == count) return;
+  std::uint16_t rest[hn::MaxLanes(float_lanes())] = {};
+  std::copy(from + i, from + count, rest);
+  store(d, widen(rest), to + i, part{count - i});
+}
+
 }  // namespace baton::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -54,6 +71,7 @@ HWY_EXPORT(widen_rows);
 HWY_EXPORT(round_rows);
 HWY_EXPORT(add_to_float);
 HWY_EXPORT(add_to_bf16);
+HWY_EXPORT(widen_halves_of);
 
 void convert(const matrix& from, const matrix& to) {
   require(from.rows == to.rows && from.columns == to.columns, "convert", "two matrices of one shape");
@@ -73,6 +91,10 @@ void add(const matrix& from, const matrix& to) {
           "two matrices of one shape, the first in fp32");
   if (to.type == element_type::f32) return HWY_DYNAMIC_DISPATCH(add_to_float)(from, to);
   HWY_DYNAMIC_DISPATCH(add_to_bf16)(from, to);
+}
+
+void widen_halves(const std::uint16_t* from, std::span<float> to) {
+  HWY_DYNAMIC_DISPATCH(widen_halves_of)(from, to.data(), to.size());
 }
 
 }  // namespace baton::cpu

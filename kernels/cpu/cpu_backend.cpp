@@ -1,5 +1,6 @@
 #include "kernels/cpu/cpu_backend.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -64,10 +65,28 @@ class cpu_backend final : public backend {
 
   [[nodiscard]] std::unique_ptr<stream> make_stream() override { return std::make_unique<immediate_stream>(); }
   [[nodiscard]] std::unique_ptr<device_memory> allocate(std::size_t bytes) override {
-    return std::make_unique<host_memory>(bytes);
+    // Zeroing pages is most of the work of loading, so all threads do it.
+    constexpr std::size_t piece_bytes = 32 << 20;
+    auto memory = std::make_unique<host_memory>(bytes, pages_taken::when_written);
+    pool_.parallel_for(static_cast<std::int64_t>((bytes + piece_bytes - 1) / piece_bytes),
+                       [&](std::int64_t piece, int) {
+                         memory->take_pages(static_cast<std::size_t>(piece) * piece_bytes, piece_bytes);
+                       });
+    return memory;
   }
   void upload(stream&, void* device_to, const void* host_from, std::size_t bytes) override {
-    if (bytes > 0) std::memcpy(device_to, host_from, bytes);
+    constexpr std::size_t piece_bytes = 1 << 20;
+    if (bytes == 0) return;
+    if (bytes <= 2 * piece_bytes) {
+      std::memcpy(device_to, host_from, bytes);
+      return;
+    }
+    pool_.parallel_for(
+        static_cast<std::int64_t>((bytes + piece_bytes - 1) / piece_bytes), [&](std::int64_t piece, int) {
+          const std::size_t first = static_cast<std::size_t>(piece) * piece_bytes;
+          std::memcpy(static_cast<std::byte*>(device_to) + first, static_cast<const std::byte*>(host_from) + first,
+                      std::min(piece_bytes, bytes - first));
+        });
   }
   void download(stream&, void* host_to, const void* device_from, std::size_t bytes) override {
     if (bytes > 0) std::memcpy(host_to, device_from, bytes);
@@ -76,8 +95,9 @@ class cpu_backend final : public backend {
   [[nodiscard]] std::unique_ptr<event> record(stream&) override { return std::make_unique<immediate_event>(); }
   void synchronize(stream&) override {}
 
-  [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts) override {
-    return linear_.pack(parts);
+  [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts,
+                                                     const host_memory_read& read) override {
+    return linear_.pack(parts, read);
   }
   [[nodiscard]] std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const override {
     return linear_.packed_bytes(outputs, inputs);
@@ -89,13 +109,15 @@ class cpu_backend final : public backend {
   void rms_norm(stream&, const matrix& x, const float* weight, float eps, const matrix& out) override {
     cpu::rms_norm(pool_, x, weight, eps, out);
   }
-  void linear(stream&, const matrix& x, const packed_weights& w, const matrix& out, bool accumulate) override {
-    linear_.run(x, w, out, accumulate);
+  void linear(stream&, const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
+              bool accumulate) override {
+    linear_.run(x, w, bias, out, accumulate);
   }
   void swiglu(stream&, const matrix& gate_up, const matrix& out) override { cpu::swiglu(pool_, gate_up, out); }
   void silu(stream&, const matrix& x) override { cpu::silu(pool_, x); }
-  void fill_rope_table(stream&, std::span<const float> inverse_frequencies, const rope_table& table) override {
-    cpu::fill_rope_table(pool_, inverse_frequencies, table);
+  void fill_rope_table(stream&, std::span<const float> inverse_frequencies, float amplitude,
+                       const rope_table& table) override {
+    cpu::fill_rope_table(pool_, inverse_frequencies, amplitude, table);
   }
   void rotate(stream&, const head_matrix& x, const std::int32_t* positions, const rope_table& table) override {
     cpu::rotate(pool_, x, positions, table);

@@ -30,7 +30,7 @@ class linear_layers::packed final : public packed_weights {
         inputs_(inputs),
         type_(type),
         full_bytes_(outputs >= panel_columns ? weight_format(inputs, panel_columns, type).bytes() : 0),
-        memory_(bytes_for(outputs, inputs, type)) {}
+        memory_(bytes_for(outputs, inputs, type), pages_taken::when_written) {}
 
   static std::size_t bytes_for(std::int64_t outputs, std::int64_t inputs, element_type type) {
     const auto full = static_cast<std::size_t>(outputs / panel_columns);
@@ -71,7 +71,67 @@ std::size_t linear_layers::packed_bytes(std::int64_t outputs, std::int64_t input
   return packed::bytes_for(outputs, inputs, arithmetic_);
 }
 
-std::unique_ptr<packed_weights> linear_layers::pack(std::span<const host_matrix> parts) const {
+/// Packs single panels of one matrix; each thread of a pool has one. A panel's rows are read in place where they stand
+/// together in the type that is multiplied. Else they are gathered from the parts that they stand in, rounded to the type of
+/// activations, and widened again where the CPU multiplies fp32 only.
+class linear_layers::panel_packer {
+ public:
+  panel_packer(std::span<const host_matrix> parts, element_type activations, element_type arithmetic)
+      : parts_(parts), inputs_(parts.front().columns), activations_(activations), arithmetic_(arithmetic) {}
+
+  void pack(const packed& to, std::int64_t index) {
+    const std::int64_t columns = to.columns_of(index);
+    if (columns != packer_columns_) packer_.emplace(weight_format(inputs_, columns, arithmetic_), true);
+    packer_columns_ = columns;
+    (*packer_)(plain_rows(index * panel_columns, columns), to.panel(index));
+  }
+
+ private:
+  const void* plain_rows(std::int64_t first, std::int64_t count) {
+    auto part = parts_.begin();
+    for (; first >= part->rows; ++part) first -= part->rows;
+    const auto alike = activations_ == element_type::bf16 ? host_type::bf16 : host_type::f32;
+    const auto at = [&] { return static_cast<const std::byte*>(part->data) + first * inputs_ * bytes_of(part->type); };
+    if (arithmetic_ == activations_ && part->type == alike && first + count <= part->rows) return at();
+
+    rounded_.resize(static_cast<std::size_t>(panel_columns * inputs_ * bytes_of(activations_)));
+    const matrix panel = dense(rounded_.data(), activations_, count, inputs_);
+    for (std::int64_t row = 0; row < count; ++part, first = 0) {
+      const std::int64_t here = std::min(count - row, part->rows - first);
+      round_rows(at(), part->type, panel.slice_rows(row, here));
+      row += here;
+    }
+    if (arithmetic_ == activations_) return rounded_.data();
+    widened_.resize(static_cast<std::size_t>(panel_columns * inputs_ * bytes_of(arithmetic_)));
+    convert(panel, dense(widened_.data(), arithmetic_, count, inputs_));
+    return widened_.data();
+  }
+
+  void round_rows(const std::byte* from, host_type type, const matrix& to) {
+    if (type != host_type::f16) {
+      const auto same = type == host_type::f32 ? element_type::f32 : element_type::bf16;
+      convert(dense(const_cast<std::byte*>(from), same, to.rows, inputs_), to);
+      return;
+    }
+    row_.resize(static_cast<std::size_t>(inputs_));
+    for (std::int64_t row = 0; row < to.rows; ++row) {
+      widen_halves(reinterpret_cast<const std::uint16_t*>(from) + row * inputs_, row_);
+      convert(dense(row_.data(), element_type::f32, 1, inputs_), to.slice_rows(row, 1));
+    }
+  }
+
+  std::span<const host_matrix> parts_;
+  std::int64_t inputs_;
+  element_type activations_;
+  element_type arithmetic_;
+  std::vector<std::byte> rounded_;  // (256, inputs) in the type of activations
+  std::vector<std::byte> widened_;  // (256, inputs) in the type that is multiplied
+  std::vector<float> row_;
+  std::optional<weight_packer> packer_;
+  std::int64_t packer_columns_ = 0;
+};
+
+std::unique_ptr<packed_weights> linear_layers::pack(std::span<const host_matrix> parts, const host_memory_read& read) {
   std::int64_t outputs = 0;
   for (const host_matrix& part : parts) {
     if (part.columns != parts.front().columns || part.columns <= 0 || part.rows <= 0) {
@@ -83,36 +143,29 @@ std::unique_ptr<packed_weights> linear_layers::pack(std::span<const host_matrix>
   const std::int64_t inputs = parts.front().columns;
   auto weights = std::make_unique<packed>(outputs, inputs, arithmetic_);
 
-  // A panel's rows are gathered from the parts that they stand in, rounded to the type of activations, then reordered.
-  std::vector<std::byte> rounded(static_cast<std::size_t>(panel_columns * inputs * bytes_of(activations_)));
-  std::vector<std::byte> widened(arithmetic_ == activations_ ? 0
-                                                             : static_cast<std::size_t>(panel_columns * inputs * 4));
-  std::optional<weight_packer> packer;
-  std::int64_t packer_columns = 0;
+  std::vector<panel_packer> packers(static_cast<std::size_t>(pool_.size()),
+                                    panel_packer(parts, activations_, arithmetic_));
+  // So many panels at a time that all threads have several, and that little memory has been read and not been let go.
+  constexpr std::int64_t piece_bytes = 16 << 20;
+  const std::int64_t panel_bytes = panel_columns * inputs * bytes_of(activations_);
+  const std::int64_t step = std::max<std::int64_t>(piece_bytes / panel_bytes, pool_.size());
   auto part = parts.begin();
   std::int64_t part_row = 0;
-  for (std::int64_t index = 0; index < weights->panels(); ++index) {
-    const std::int64_t columns = weights->columns_of(index);
-    const matrix panel = dense(rounded.data(), activations_, columns, inputs);
-    for (std::int64_t row = 0; row < columns;) {
-      const std::int64_t count = std::min(columns - row, part->rows - part_row);
-      const matrix source = dense(const_cast<void*>(part->data), part->type, part->rows, inputs);
-      convert(source.slice_rows(part_row, count), panel.slice_rows(row, count));
-      row += count;
-      part_row += count;
-      if (part_row == part->rows) {
-        ++part;
-        part_row = 0;
-      }
+  for (std::int64_t first = 0; first < weights->panels(); first += step) {
+    const std::int64_t panels = std::min(step, weights->panels() - first);
+    pool_.parallel_for(panels, [&](std::int64_t index, int thread) {
+      packers[static_cast<std::size_t>(thread)].pack(*weights, first + index);
+    });
+    if (!read) continue;
+    for (std::int64_t rows = std::min((first + panels) * panel_columns, outputs) - first * panel_columns; rows > 0;) {
+      const std::int64_t here = std::min(rows, part->rows - part_row);
+      const std::int64_t row_bytes = inputs * bytes_of(part->type);
+      read({static_cast<const std::byte*>(part->data) + part_row * row_bytes,
+            static_cast<std::size_t>(here * row_bytes)});
+      rows -= here;
+      part_row += here;
+      if (part_row == part->rows) ++part, part_row = 0;
     }
-    const std::byte* plain = rounded.data();
-    if (arithmetic_ != activations_) {
-      convert(panel, dense(widened.data(), arithmetic_, columns, inputs));
-      plain = widened.data();
-    }
-    if (columns != packer_columns) packer.emplace(weight_format(inputs, columns, arithmetic_), true);
-    packer_columns = columns;
-    (*packer)(plain, weights->panel(index));
   }
   return weights;
 }
@@ -136,17 +189,18 @@ struct linear_layers::tile {
 };
 
 linear_layers::tile linear_layers::tile_from(std::int64_t first, std::int64_t rows_left, const packed& weights,
-                                             element_type product_type) {
+                                             element_type product_type, bool with_bias) {
   // Whole tiles, then the largest multiple of 32, then the rest: few different matmuls serve all lengths.
   const std::int64_t rows = rows_left >= tile_rows ? tile_rows : rows_left >= 32 ? rows_left / 32 * 32 : rows_left;
   const auto with_columns = [&](std::int64_t columns) {
-    return &matmuls_.get({rows, weights.inputs(), columns, columns, arithmetic_, product_type, false});
+    return &matmuls_.get({rows, weights.inputs(), columns, columns, arithmetic_, product_type, false, with_bias});
   };
   const matmul* last = with_columns(weights.columns_of(weights.panels() - 1));
   return {first, rows, weights.panels() > 1 ? with_columns(panel_columns) : last, last};
 }
 
-void linear_layers::run(const matrix& x, const packed_weights& w, const matrix& out, bool accumulate) {
+void linear_layers::run(const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
+                        bool accumulate) {
   const auto* weights = dynamic_cast<const packed*>(&w);
   require(weights != nullptr, "linear", "weights that a CPU backend packed");
   require(weights->type() == arithmetic_, "linear", "weights that were packed for this type of activations");
@@ -164,10 +218,10 @@ void linear_layers::run(const matrix& x, const packed_weights& w, const matrix& 
 
   // All tiles but the last two are alike.
   const std::int64_t full_tiles = x.rows / tile_rows;
-  const tile full = full_tiles > 0 ? tile_from(0, tile_rows, *weights, product_type) : tile{};
+  const tile full = full_tiles > 0 ? tile_from(0, tile_rows, *weights, product_type, bias != nullptr) : tile{};
   std::vector<tile> rest;
   for (std::int64_t first = full_tiles * tile_rows; first < x.rows; first += rest.back().rows) {
-    rest.push_back(tile_from(first, x.rows - first, *weights, product_type));
+    rest.push_back(tile_from(first, x.rows - first, *weights, product_type, bias != nullptr));
   }
   const std::int64_t tiles = full_tiles + static_cast<std::int64_t>(rest.size());
 
@@ -190,7 +244,8 @@ void linear_layers::run(const matrix& x, const packed_weights& w, const matrix& 
     const matmul& multiply = panel == weights->panels() - 1 ? *kind.last_panel : *kind.full_panel;
     const bool in_place = out.type == product_type && out.stride == columns && !accumulate;
     const matrix product = in_place ? out_tile : dense(own.product->data(), product_type, kind.rows, columns);
-    multiply.run(thread, x_tile.data, weights->panel(panel), product.data);
+    const float* const panel_bias = bias != nullptr ? bias + panel * panel_columns : nullptr;
+    multiply.run(thread, x_tile.data, weights->panel(panel), product.data, panel_bias);
     if (in_place) return;
     if (accumulate) {
       add(product, out_tile);

@@ -15,21 +15,23 @@ namespace baton::cpu {
 /// matmul of one thread, so that results do not depend on the number of threads. With AVX-512 a row's result does not
 /// depend on the other rows of the call either; oneDNN's matmuls for AMX and AVX2 do not promise that.
 ///
-/// `run` is called by the device's compute thread, `pack` and `packed_bytes` by any.
+/// `run` is called by the device's compute thread, `pack` by it or before it runs, `packed_bytes` by any thread.
 class linear_layers {
  public:
   /// `activations` is the type of inputs; weights are rounded to it. The pool outlives this.
   linear_layers(thread_pool& pool, element_type activations);
 
   /// Contract in backend::pack. Faults: bad_input for parts that do not fit each other, out_of_memory.
-  [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts) const;
+  [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts,
+                                                     const host_memory_read& read = {});
   [[nodiscard]] std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const;
 
   /// Contract in backend::linear.
-  void run(const matrix& x, const packed_weights& w, const matrix& out, bool accumulate);
+  void run(const matrix& x, const packed_weights& w, const float* bias, const matrix& out, bool accumulate);
 
  private:
   class packed;
+  class panel_packer;
   struct tile;
   struct scratch {
     std::unique_ptr<host_memory> x;        // (128, inputs) in arithmetic type, where x cannot be read in place
@@ -37,7 +39,8 @@ class linear_layers {
   };
 
   void reserve_scratch(std::int64_t inputs);
-  tile tile_from(std::int64_t first, std::int64_t rows_left, const packed& weights, element_type product_type);
+  tile tile_from(std::int64_t first, std::int64_t rows_left, const packed& weights, element_type product_type,
+                 bool with_bias);
 
   thread_pool& pool_;
   element_type activations_;

@@ -44,7 +44,9 @@ dnnl::matmul::primitive_desc describe(const matmul_shape& shape, const dnnl::mem
     sum.append_sum(1.0f);
     attributes.set_post_ops(sum);
   }
-  return {dnnl::matmul::desc(x, weights, out), attributes, cpu_engine()};
+  const dnnl::memory::desc bias({1, shape.columns}, data_type::f32, dnnl::memory::format_tag::ab);
+  const auto product = shape.bias ? dnnl::matmul::desc(x, weights, bias, out) : dnnl::matmul::desc(x, weights, out);
+  return {product, attributes, cpu_engine()};
 }
 
 dnnl::memory::desc best_layout(std::int64_t inputs, std::int64_t columns, element_type type) {
@@ -92,23 +94,28 @@ matmul::matmul(const matmul_shape& shape, int threads) {
     for (int thread = 0; thread < threads; ++thread) {
       const auto without_memory = [](const dnnl::memory::desc& d) { return dnnl::memory(d, cpu_engine(), nullptr); };
       arguments_.push_back({without_memory(description.src_desc()), without_memory(description.weights_desc()),
+                            shape.bias ? without_memory(description.bias_desc()) : dnnl::memory(),
                             without_memory(description.dst_desc()),
                             dnnl::memory(description.scratchpad_desc(), cpu_engine())});
     }
   });
 }
 
-void matmul::run(int thread, const void* x, const void* weights, void* out) const {
+void matmul::run(int thread, const void* x, const void* weights, void* out, const float* bias) const {
   // The C functions: those of C++ build a hash map for each call.
   const arguments& own = arguments_[static_cast<std::size_t>(thread)];
   dnnl_memory_set_data_handle(own.x.get(), const_cast<void*>(x));
   dnnl_memory_set_data_handle(own.weights.get(), const_cast<void*>(weights));
   dnnl_memory_set_data_handle(own.out.get(), out);
+  const bool has_bias = static_cast<bool>(own.bias);
+  if (has_bias) dnnl_memory_set_data_handle(own.bias.get(), const_cast<float*>(bias));
   const dnnl_exec_arg_t list[] = {{DNNL_ARG_SRC, own.x.get()},
                                   {DNNL_ARG_WEIGHTS, own.weights.get()},
                                   {DNNL_ARG_DST, own.out.get()},
-                                  {DNNL_ARG_SCRATCHPAD, own.scratch.get()}};
-  const dnnl_status_t status = dnnl_primitive_execute(primitive_.get(), this_threads_stream().get(), 4, list);
+                                  {DNNL_ARG_SCRATCHPAD, own.scratch.get()},
+                                  {DNNL_ARG_BIAS, has_bias ? own.bias.get() : nullptr}};
+  const dnnl_status_t status =
+      dnnl_primitive_execute(primitive_.get(), this_threads_stream().get(), has_bias ? 5 : 4, list);
   if (status != dnnl_success) {
     throw fault(fault_code::device, "oneDNN: matmul failed with status " + std::to_string(status), "matmul");
   }

@@ -52,16 +52,17 @@ struct matmul_shape {
   element_type type = element_type::f32;      ///< of x and of the weights
   element_type out_type = element_type::f32;  ///< bf16 only where `type` is
   bool accumulate = false;                    ///< out += x W
+  bool bias = false;                          ///< out = x W + bias, rounded once
 
   friend auto operator<=>(const matmul_shape&, const matmul_shape&) = default;
 };
 
-/// out = x W for one shape; x (rows, inputs), out (rows, columns). `run` may be called by all threads of a pool at
-/// once, each with its own number.
+/// out = x W for one shape; x (rows, inputs), out (rows, columns), bias (columns) fp32 where the shape has one. `run` may
+/// be called by all threads of a pool at once, each with its own number.
 class matmul {
  public:
   matmul(const matmul_shape& shape, int threads);
-  void run(int thread, const void* x, const void* weights, void* out) const;
+  void run(int thread, const void* x, const void* weights, void* out, const float* bias = nullptr) const;
   /// oneDNN's name for the code that runs: "ref:…" is its slow fallback.
   [[nodiscard]] const std::string& implementation() const { return implementation_; }
 
@@ -69,6 +70,7 @@ class matmul {
   struct arguments {
     dnnl::memory x;
     dnnl::memory weights;
+    dnnl::memory bias;
     dnnl::memory out;
     dnnl::memory scratch;
   };

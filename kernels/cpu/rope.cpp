@@ -64,7 +64,8 @@ bool alike(const rope_table& table, std::int64_t columns) {
 
 HWY_EXPORT(rotate_tokens);
 
-void fill_rope_table(thread_pool& pool, std::span<const float> inverse_frequencies, const rope_table& table) {
+void fill_rope_table(thread_pool& pool, std::span<const float> inverse_frequencies, float amplitude,
+                     const rope_table& table) {
   const auto columns = static_cast<std::int64_t>(inverse_frequencies.size());
   require(alike(table, columns), "fill_rope_table", "fp32 cosines and sines of one shape, a column per frequency");
   // A cosine costs as much as some 20 numbers of other kernels.
@@ -74,8 +75,8 @@ void fill_rope_table(thread_pool& pool, std::span<const float> inverse_frequenci
       float* sines = row_of<float>(table.sines, position);
       for (std::size_t i = 0; i < inverse_frequencies.size(); ++i) {
         const float angle = static_cast<float>(position) * inverse_frequencies[i];
-        cosines[i] = std::cos(angle);
-        sines[i] = std::sin(angle);
+        cosines[i] = std::cos(angle) * amplitude;
+        sines[i] = std::sin(angle) * amplitude;
       }
     }
   });

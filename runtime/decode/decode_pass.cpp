@@ -12,8 +12,8 @@
 namespace baton {
 namespace {
 
-decode_workspace cut_workspace(layout& cut, backend& kernels, const model_config& c, int ranks, std::int64_t keys_max,
-                               std::int64_t query_tokens) {
+decode_workspace cut_workspace(layout& cut, const buffer_sizes& kernels, const model_config& c, int ranks,
+                               std::int64_t keys_max, std::int64_t query_tokens) {
   const auto type = kernels.activation_type();
   const std::int64_t tokens = std::min(std::max<std::int64_t>(query_tokens, 1), decode_pass::piece_tokens);
   decode_workspace w;
@@ -33,7 +33,7 @@ decode_workspace cut_workspace(layout& cut, backend& kernels, const model_config
 
 std::int64_t tail_length(std::int64_t query_tokens, int max_new_tokens) { return query_tokens + max_new_tokens; }
 
-std::size_t workspace_bytes(backend& kernels, const model_config& c, int ranks, std::int64_t keys_max,
+std::size_t workspace_bytes(const buffer_sizes& kernels, const model_config& c, int ranks, std::int64_t keys_max,
                             std::int64_t query_tokens) {
   layout measure;
   cut_workspace(measure, kernels, c, ranks, keys_max, query_tokens);
@@ -47,7 +47,7 @@ float sampling_uniform(std::uint64_t seed, std::uint32_t question, std::uint32_t
   return static_cast<float>(splitmix64(splitmix64(seed) ^ place) >> 40) * 0x1p-24f;
 }
 
-std::size_t decode_pass::bytes_needed(backend& kernels, const model_config& config, int ranks,
+std::size_t decode_pass::bytes_needed(const buffer_sizes& kernels, const model_config& config, int ranks,
                                       std::int64_t block_tokens, std::int64_t query_tokens, int max_new_tokens) {
   const std::int64_t tail = tail_length(query_tokens, max_new_tokens);
   return kv_shard::bytes_needed(config, tail, kernels.activation_type()) +
@@ -133,7 +133,7 @@ task decode_pass::advance(std::span<const std::int32_t> ids, block_phase phase_o
       const timed scope(*this, phase::project);
       const matrix normed = scratch.normed.slice_rows(0, count);
       kernels_.rms_norm(queue_, hidden, weights.input_norm, eps, normed);
-      kernels_.linear(queue_, normed, *weights.qkv, rows, false);
+      kernels_.linear(queue_, normed, *weights.qkv, weights.qkv_bias, rows, false);
       kernels_.rotate(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim), work_.positions,
                       device_.rope());
       const std::int64_t kv_columns = static_cast<std::int64_t>(model_.kv_heads) * model_.head_dim;
@@ -149,11 +149,11 @@ task decode_pass::advance(std::span<const std::int32_t> ids, block_phase phase_o
       const matrix normed = scratch.normed.slice_rows(0, count);
       const matrix gate_up = scratch.gate_up.slice_rows(0, count);
       const matrix gated = scratch.gated.slice_rows(0, count);
-      kernels_.linear(queue_, work_.attended.slice(0, count).as_matrix(), *weights.o, hidden, true);
+      kernels_.linear(queue_, work_.attended.slice(0, count).as_matrix(), *weights.o, weights.o_bias, hidden, true);
       kernels_.rms_norm(queue_, hidden, weights.post_attention_norm, eps, normed);
-      kernels_.linear(queue_, normed, *weights.gate_up, gate_up, false);
+      kernels_.linear(queue_, normed, *weights.gate_up, nullptr, gate_up, false);
       kernels_.swiglu(queue_, gate_up, gated);
-      kernels_.linear(queue_, gated, *weights.down, hidden, true);
+      kernels_.linear(queue_, gated, *weights.down, nullptr, hidden, true);
     }
     co_await give_way{};
   }
@@ -257,7 +257,7 @@ void decode_pass::sample(int index, std::int64_t last_row) {
   const auto& scratch = device_.scratch();
   kernels_.rms_norm(queue_, work_.hidden.slice_rows(last_row, 1), device_.weights().final_norm(),
                     static_cast<float>(model_.rms_eps), work_.last_normed);
-  kernels_.linear(queue_, work_.last_normed, device_.weights().output_head(), scratch.logits, false);
+  kernels_.linear(queue_, work_.last_normed, device_.weights().output_head(), nullptr, scratch.logits, false);
   if (index == 0 && hears_.on_first_logits) {
     std::vector<float> logits(static_cast<std::size_t>(model_.vocabulary));
     kernels_.download(queue_, logits.data(), scratch.logits.data, logits.size() * sizeof(float));

@@ -56,7 +56,7 @@ class decode_pass final : public pass {
   [[nodiscard]] double first_token_s() const { return first_token_s_; }
   [[nodiscard]] int answer_tokens() const { return answer_tokens_; }
 
-  [[nodiscard]] static std::size_t bytes_needed(backend& kernels, const model_config& config, int ranks,
+  [[nodiscard]] static std::size_t bytes_needed(const buffer_sizes& kernels, const model_config& config, int ranks,
                                                 std::int64_t block_tokens, std::int64_t query_tokens,
                                                 int max_new_tokens);
   /// The most tokens of a query that run at once.

@@ -5,7 +5,7 @@
 namespace baton {
 namespace {
 
-void cut_fixed(layout& cut, backend& kernels, const model_config& config, std::int64_t retaining_width,
+void cut_fixed(layout& cut, const buffer_sizes& kernels, const model_config& config, std::int64_t retaining_width,
                const device_options& options, rope_table& rope, chunk_scratch& scratch) {
   const auto type = kernels.activation_type();
   const std::int64_t chunk = options.chunk_tokens_max;
@@ -22,8 +22,8 @@ void cut_fixed(layout& cut, backend& kernels, const model_config& config, std::i
 
 }  // namespace
 
-std::size_t device_context::fixed_bytes(backend& kernels, const model_config& config, std::int64_t retaining_width,
-                                        const device_options& options) {
+std::size_t device_context::fixed_bytes(const buffer_sizes& kernels, const model_config& config,
+                                        std::int64_t retaining_width, const device_options& options) {
   layout measure;
   rope_table rope;
   chunk_scratch scratch;
@@ -40,7 +40,8 @@ device_context::device_context(backend& kernels, const model_weights& weights, c
       arena_(kernels, options.memory_bytes) {
   layout cut(fixed_->data());
   cut_fixed(cut, kernels, weights.config(), weights.retaining_width(), options, rope_, scratch_);
-  kernels.fill_rope_table(*stream_, rope_inverse_frequencies(weights.config()), rope_);
+  kernels.fill_rope_table(*stream_, rope_inverse_frequencies(weights.config()), rope_amplitude(weights.config()),
+                          rope_);
 }
 
 }  // namespace baton

@@ -46,7 +46,7 @@ class device_context {
   [[nodiscard]] element_type activation() const { return kernels_.activation_type(); }
 
   /// Bytes that a context takes beside the arena: RoPE table and chunk scratch.
-  [[nodiscard]] static std::size_t fixed_bytes(backend& kernels, const model_config& config,
+  [[nodiscard]] static std::size_t fixed_bytes(const buffer_sizes& kernels, const model_config& config,
                                                std::int64_t retaining_width, const device_options& options);
 
  private:

@@ -1,42 +1,46 @@
 #include "runtime/device/model_weights.hpp"
 
-#include <array>
+#include <algorithm>
 #include <cstring>
+#include <initializer_list>
 
 #include "runtime/device/arena.hpp"
 
 namespace baton {
 namespace {
 
-/// A checkpoint's matrix as the host numbers that a backend packs. F16 has no exact bf16 form and goes through fp32.
-class host_view {
- public:
-  explicit host_view(const tensor_view& tensor) {
-    const bool aligned = reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) % alignof(float) == 0;
-    view_.rows = tensor.shape.at(0);
-    view_.columns = tensor.shape.size() > 1 ? tensor.shape[1] : 1;
-    if (aligned && tensor.type == tensor_type::bf16) {
-      view_.type = element_type::bf16;
-      view_.data = tensor.bytes.data();
-    } else if (aligned && tensor.type == tensor_type::f32) {
-      view_.type = element_type::f32;
-      view_.data = tensor.bytes.data();
-    } else {
-      converted_ = to_f32(tensor);
-      view_.type = element_type::f32;
-      view_.data = converted_.data();
-    }
-  }
-  [[nodiscard]] const host_matrix& view() const { return view_; }
+std::int64_t row_width(const model_config& c) {
+  return static_cast<std::int64_t>(c.heads + 2 * c.kv_heads) * c.head_dim;
+}
 
- private:
-  host_matrix view_;
-  std::vector<float> converted_;
+struct fixed_layer {
+  float* input_norm = nullptr;
+  float* post_attention_norm = nullptr;
+  float* qkv_bias = nullptr;
+  float* o_bias = nullptr;
 };
 
-std::unique_ptr<packed_weights> pack_one(backend& kernels, const tensor_view& tensor) {
-  const host_view view(tensor);
-  return kernels.pack(std::span(&view.view(), 1));
+struct fixed_weights {
+  matrix embedding;
+  float* final_norm = nullptr;
+  std::vector<fixed_layer> layers;
+};
+
+fixed_weights cut_fixed(layout& cut, const model_config& c, element_type type) {
+  const auto numbers = [&](std::int64_t count) {
+    return reinterpret_cast<float*>(cut.cut(sizeof(float) * static_cast<std::size_t>(count)));
+  };
+  fixed_weights fixed;
+  fixed.embedding = cut.cut_matrix(c.vocabulary, c.hidden, type);
+  fixed.final_norm = numbers(c.hidden);
+  for (int i = 0; i < c.layers; ++i) {
+    fixed_layer& layer = fixed.layers.emplace_back();
+    layer.input_norm = numbers(c.hidden);
+    layer.post_attention_norm = numbers(c.hidden);
+    if (c.qkv_bias) layer.qkv_bias = numbers(row_width(c));
+    if (c.o_bias) layer.o_bias = numbers(c.hidden);
+  }
+  return fixed;
 }
 
 std::uint16_t bf16_of(float value) {
@@ -45,99 +49,155 @@ std::uint16_t bf16_of(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-std::int64_t row_width(const model_config& c) {
-  return static_cast<std::int64_t>(c.heads + 2 * c.kv_heads) * c.head_dim;
-}
+/// Reads tensor after tensor, says how far it is, and lets go of what has been read, so that a checkpoint is never in memory
+/// a second time.
+class weight_loader {
+ public:
+  weight_loader(backend& kernels, const checkpoint& from, const load_progress& progress)
+      : kernels_(kernels),
+        queue_(kernels.make_stream()),
+        from_(from),
+        progress_(progress),
+        total_(from.bytes_to_read()) {}
 
-struct fixed_weights {
-  matrix embedding;
-  float* final_norm = nullptr;
-  std::vector<float*> norms;  ///< input and post-attention norm of each layer
-};
-
-fixed_weights cut_fixed(layout& cut, const model_config& c, element_type type) {
-  const auto norm = [&] {
-    return reinterpret_cast<float*>(cut.cut(sizeof(float) * static_cast<std::size_t>(c.hidden)));
-  };
-  fixed_weights fixed;
-  fixed.embedding = cut.cut_matrix(c.vocabulary, c.hidden, type);
-  fixed.final_norm = norm();
-  for (int i = 0; i < 2 * c.layers; ++i) fixed.norms.push_back(norm());
-  return fixed;
-}
-
-void upload_embedding(backend& kernels, stream& s, const tensor_view& tensor, const matrix& to) {
-  const host_view host(tensor);
-  const auto numbers = static_cast<std::size_t>(to.rows * to.columns);
-  if (host.view().type == to.type) {
-    kernels.upload(s, to.data, host.view().data, numbers * static_cast<std::size_t>(bytes_of(to.type)));
-  } else if (to.type == element_type::f32) {
-    const auto values = to_f32(tensor);
-    kernels.upload(s, to.data, values.data(), numbers * sizeof(float));
-  } else {
-    std::vector<std::uint16_t> rounded(numbers);
-    const auto* values = static_cast<const float*>(host.view().data);
-    for (std::size_t i = 0; i < numbers; ++i) rounded[i] = bf16_of(values[i]);
-    kernels.upload(s, to.data, rounded.data(), numbers * sizeof(std::uint16_t));
+  /// The rows of these tensors under one another.
+  [[nodiscard]] std::unique_ptr<packed_weights> pack(std::initializer_list<const tensor_view*> tensors) {
+    std::vector<host_matrix> parts;
+    std::vector<std::vector<float>> copies;
+    std::int64_t after = done_;
+    for (const tensor_view* tensor : tensors) {
+      host_matrix& part = parts.emplace_back();
+      part.rows = tensor->shape.at(0);
+      part.columns = tensor->shape.at(1);
+      part.type = tensor->type == tensor_type::f32    ? host_type::f32
+                  : tensor->type == tensor_type::bf16 ? host_type::bf16
+                                                      : host_type::f16;
+      part.data = tensor->bytes.data();
+      after += static_cast<std::int64_t>(tensor->bytes.size());
+      if (reinterpret_cast<std::uintptr_t>(part.data) % static_cast<std::uintptr_t>(bytes_of(part.type)) != 0) {
+        // The format allows it, though no library writes it.
+        part.data = copies.emplace_back(to_f32(*tensor)).data();
+        part.type = host_type::f32;
+      }
+    }
+    auto weights = kernels_.pack(parts, [&](std::span<const std::byte> bytes) { done(bytes, after); });
+    for (const tensor_view* tensor : tensors) done(tensor->bytes, after);
+    return weights;
   }
-  kernels.synchronize(s);
-}
 
-void upload_norm(backend& kernels, stream& s, const tensor_view& tensor, float* to) {
-  const auto values = to_f32(tensor);
-  kernels.upload(s, to, values.data(), values.size() * sizeof(float));
-  kernels.synchronize(s);
-}
+  /// Rows of a table, in the type of activations.
+  void upload(const tensor_view& tensor, const matrix& to) {
+    constexpr std::int64_t piece_bytes = 8 << 20;
+    const std::int64_t row_bytes = std::max<std::int64_t>(static_cast<std::int64_t>(tensor.bytes.size()) / to.rows, 1);
+    const std::int64_t rows_max = std::max<std::int64_t>(piece_bytes / row_bytes, 1);
+    const auto same = to.type == element_type::bf16 ? tensor_type::bf16 : tensor_type::f32;
+    for (std::int64_t first = 0; first < to.rows; first += rows_max) {
+      const std::int64_t rows = std::min(rows_max, to.rows - first);
+      const tensor_view piece{tensor.name,
+                              tensor.type,
+                              {rows, to.columns},
+                              tensor.bytes.subspan(static_cast<std::size_t>(first * row_bytes),
+                                                   static_cast<std::size_t>(rows * row_bytes))};
+      const matrix target = to.slice_rows(first, rows);
+      const auto target_bytes = static_cast<std::size_t>(rows * to.columns * bytes_of(to.type));
+      if (piece.type == same) {
+        kernels_.upload(*queue_, target.data, piece.bytes.data(), target_bytes);
+        kernels_.synchronize(*queue_);
+      } else {
+        const auto values = to_f32(piece);
+        std::vector<std::uint16_t> rounded;
+        if (to.type == element_type::bf16) {
+          rounded.resize(values.size());
+          std::ranges::transform(values, rounded.begin(), bf16_of);
+        }
+        const void* const source = rounded.empty() ? static_cast<const void*>(values.data()) : rounded.data();
+        kernels_.upload(*queue_, target.data, source, target_bytes);
+        kernels_.synchronize(*queue_);
+      }
+      done(piece.bytes, done_ + static_cast<std::int64_t>(piece.bytes.size()));
+    }
+  }
+
+  /// Vectors one behind the other, in fp32.
+  void upload(std::initializer_list<const tensor_view*> tensors, float* to) {
+    for (const tensor_view* tensor : tensors) {
+      const auto values = to_f32(*tensor);
+      kernels_.upload(*queue_, to, values.data(), values.size() * sizeof(float));
+      kernels_.synchronize(*queue_);
+      to += values.size();
+      done(tensor->bytes, done_ + static_cast<std::int64_t>(tensor->bytes.size()));
+    }
+  }
+
+ private:
+  /// `most`: what will have been read of the checkpoint when the tensors under way are through.
+  void done(std::span<const std::byte> bytes, std::int64_t most) {
+    from_.let_go(bytes);
+    done_ = std::min(done_ + static_cast<std::int64_t>(bytes.size()), most);
+    if (progress_) progress_(done_, total_);
+  }
+
+  backend& kernels_;
+  std::unique_ptr<stream> queue_;
+  const checkpoint& from_;
+  const load_progress& progress_;
+  std::int64_t total_;
+  std::int64_t done_ = 0;
+};
 
 }  // namespace
 
-model_weights::model_weights(backend& kernels, const checkpoint& from) : config_(from.config()) {
+model_weights::model_weights(backend& kernels, const checkpoint& from, const load_progress& progress)
+    : config_(from.config()) {
   layout measure;
   cut_fixed(measure, config_, kernels.activation_type());
   memory_ = kernels.allocate(measure.bytes());
   layout cut(memory_->data());
   const auto fixed = cut_fixed(cut, config_, kernels.activation_type());
-  const auto queue = kernels.make_stream();
+  weight_loader load(kernels, from, progress);
   embedding_ = fixed.embedding;
-  final_norm_ = fixed.final_norm;
-  upload_embedding(kernels, *queue, from.embedding(), embedding_);
-  upload_norm(kernels, *queue, from.final_norm(), fixed.final_norm);
-  output_head_ = pack_one(kernels, from.output_head());
+  load.upload(from.embedding(), embedding_);
   for (int i = 0; i < config_.layers; ++i) {
     const auto& source = from.layer(i);
+    const auto& place = fixed.layers[static_cast<std::size_t>(i)];
     layer_weights target;
-    upload_norm(kernels, *queue, *source.input_norm, fixed.norms[static_cast<std::size_t>(2 * i)]);
-    upload_norm(kernels, *queue, *source.post_attention_norm, fixed.norms[static_cast<std::size_t>(2 * i + 1)]);
-    target.input_norm = fixed.norms[static_cast<std::size_t>(2 * i)];
-    target.post_attention_norm = fixed.norms[static_cast<std::size_t>(2 * i + 1)];
-    const host_view q(*source.q), k(*source.k), v(*source.v), gate(*source.gate), up(*source.up);
-    target.qkv = kernels.pack(std::array{q.view(), k.view(), v.view()});
-    target.o = pack_one(kernels, *source.o);
-    target.gate_up = kernels.pack(std::array{gate.view(), up.view()});
-    target.down = pack_one(kernels, *source.down);
+    load.upload({source.input_norm}, place.input_norm);
+    target.input_norm = place.input_norm;
+    target.qkv = load.pack({source.q, source.k, source.v});
+    if (config_.qkv_bias) load.upload({source.q_bias, source.k_bias, source.v_bias}, place.qkv_bias);
+    target.qkv_bias = place.qkv_bias;
+    target.o = load.pack({source.o});
+    if (config_.o_bias) load.upload({source.o_bias}, place.o_bias);
+    target.o_bias = place.o_bias;
+    load.upload({source.post_attention_norm}, place.post_attention_norm);
+    target.post_attention_norm = place.post_attention_norm;
+    target.gate_up = load.pack({source.gate, source.up});
+    target.down = load.pack({source.down});
     if (from.has_retaining_heads()) {
-      target.retain_in = pack_one(kernels, *from.retaining_head(i).fc1);
-      target.retain_out = pack_one(kernels, *from.retaining_head(i).fc2);
+      target.retain_in = load.pack({from.retaining_head(i).fc1});
+      target.retain_out = load.pack({from.retaining_head(i).fc2});
     }
     layers_.push_back(std::move(target));
   }
-  bytes_ = bytes_needed(kernels, from);
+  load.upload({&from.final_norm()}, fixed.final_norm);
+  final_norm_ = fixed.final_norm;
+  output_head_ = load.pack({&from.output_head()});
+  bytes_ = bytes_needed(kernels, config_, from.retaining_width());
 }
 
 std::int64_t model_weights::retaining_width() const {
   return has_retaining_heads() ? layers_.front().retain_in->outputs() : 0;
 }
 
-std::size_t model_weights::bytes_needed(backend& kernels, const checkpoint& from) {
-  const auto& c = from.config();
+std::size_t model_weights::bytes_needed(const buffer_sizes& kernels, const model_config& c,
+                                        std::int64_t retaining_width) {
   layout measure;
   cut_fixed(measure, c, kernels.activation_type());
   const std::int64_t attention = static_cast<std::int64_t>(c.heads) * c.head_dim;
   std::size_t layer = kernels.packed_bytes(row_width(c), c.hidden) + kernels.packed_bytes(c.hidden, attention) +
                       kernels.packed_bytes(std::int64_t{2} * c.ffn, c.hidden) + kernels.packed_bytes(c.hidden, c.ffn);
-  if (from.has_retaining_heads()) {
-    const std::int64_t width = from.retaining_head(0).fc1->shape.at(0);
-    layer += kernels.packed_bytes(width, row_width(c)) + kernels.packed_bytes(c.kv_heads, width);
+  if (retaining_width > 0) {
+    layer += kernels.packed_bytes(retaining_width, row_width(c)) + kernels.packed_bytes(c.kv_heads, retaining_width);
   }
   return measure.bytes() + kernels.packed_bytes(c.vocabulary, c.hidden) + static_cast<std::size_t>(c.layers) * layer;
 }

@@ -4,10 +4,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "runtime/model/model_config.hpp"
+#include "runtime/model/refusal_list.hpp"
 #include "runtime/model/safetensors.hpp"
+#include "runtime/model/weight_files.hpp"
 
 namespace baton {
 
@@ -22,6 +25,11 @@ struct layer_tensors {
   const tensor_view* gate = nullptr;                 ///< (ffn, hidden)
   const tensor_view* up = nullptr;                   ///< (ffn, hidden)
   const tensor_view* down = nullptr;                 ///< (hidden, ffn)
+  // Null where the configuration has none.
+  const tensor_view* q_bias = nullptr;  ///< (heads * head_dim)
+  const tensor_view* k_bias = nullptr;  ///< (kv_heads * head_dim)
+  const tensor_view* v_bias = nullptr;  ///< (kv_heads * head_dim)
+  const tensor_view* o_bias = nullptr;  ///< (hidden)
 };
 
 /// The retaining heads of one layer (Locret, arXiv 2410.01805, section 3): scores = fc2(silu(fc1([q; k; v]))).
@@ -30,10 +38,10 @@ struct retaining_head_tensors {
   const tensor_view* fc2 = nullptr;  ///< (kv_heads, retaining width)
 };
 
-/// A Hugging Face checkpoint directory of the Llama architecture: config.json, generation_config.json,
-/// model.safetensors and, where there is one, retaining_heads.safetensors. Opening checks the name, type (F32, F16,
-/// BF16) and shape of every tensor that is used and reads no weights. Tensors that are not used are ignored, but for
-/// biases, which are refused.
+/// A Hugging Face checkpoint directory of a family of runtime/model/families: config.json, generation_config.json, weights
+/// in one or several safetensors files and, where there is one, retaining_heads.safetensors. Opening checks the name, type
+/// (F32, F16, BF16) and shape of every tensor that is used and reads no weights. Tensors that are not used are ignored, but
+/// for biases, which are refused.
 ///
 /// Owns the mapped files: views stay valid when the object is moved and until it is destroyed. Any thread may read.
 class checkpoint {
@@ -41,7 +49,13 @@ class checkpoint {
   /// Throws fault(bad_input) that names the file, the key or tensor, and what is expected.
   static checkpoint open(const std::filesystem::path& directory);
 
+  /// The same, but goes on after a refusal and adds it to `refusals`; nothing where there was one. `config` becomes what could
+  /// be read of config.json.
+  static std::optional<checkpoint> open_or_refuse(const std::filesystem::path& directory, model_config& config,
+                                                  refusal_list& refusals);
+
   [[nodiscard]] const model_config& config() const noexcept { return config_; }
+  [[nodiscard]] const weight_files& files() const noexcept { return weights_; }
 
   /// (vocabulary, hidden)
   [[nodiscard]] const tensor_view& embedding() const noexcept { return *embedding_; }
@@ -65,12 +79,19 @@ class checkpoint {
     return retaining_heads_.at(static_cast<std::size_t>(index));
   }
 
+  /// What loading reads: a tensor that is both embedding and output head counts twice.
+  [[nodiscard]] std::int64_t bytes_to_read() const;
+
+  /// Gives the pages of a tensor's bytes, or of some of them, back to the system.
+  void let_go(std::span<const std::byte> bytes) const noexcept;
+
  private:
-  checkpoint(model_config config, safetensors_file weights, std::optional<safetensors_file> retaining_weights);
+  checkpoint(model_config config, weight_files weights, std::optional<weight_files> retaining_weights,
+             refusal_list& refusals);
 
   model_config config_;
-  safetensors_file weights_;
-  std::optional<safetensors_file> retaining_weights_;
+  weight_files weights_;
+  std::optional<weight_files> retaining_weights_;
   const tensor_view* embedding_ = nullptr;
   const tensor_view* output_head_ = nullptr;
   const tensor_view* final_norm_ = nullptr;

@@ -1,312 +1,277 @@
 #include "runtime/model/model_config.hpp"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
+#include <cmath>
 #include <limits>
 #include <string_view>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include "kernels/fault.hpp"
+#include "runtime/model/config_section.hpp"
+#include "runtime/model/families/family.hpp"
 
 namespace baton {
 namespace {
 
 using nlohmann::json;
 
-constexpr std::uintmax_t file_bytes_max = 4 << 20;
-constexpr int json_depth_max = 32;
-constexpr int size_max = (1 << 24) - 1;
+constexpr int size_max = config_section::size_max;
 constexpr int positions_max = std::numeric_limits<int>::max();
 
-// A value for a message: shortened, and only ASCII is left as it is.
-std::string shown(const json& value) {
-  constexpr std::size_t length_max = 120;
-  const std::string text = value.dump(-1, ' ', true);
-  return text.size() <= length_max ? text : text.substr(0, length_max) + "…";
+const model_family& read_family(const config_section& config, model_config& model) {
+  const auto name = config.text("model_type");
+  if (!name) config.refuse("model_type", "missing; " + model_family_names() + " are supported");
+  model.family = *name;
+  const auto* family = find_model_family(*name);
+  if (family == nullptr) {
+    config.refuse("model_type", shown(*name) + " is not supported; " + model_family_names() + " are");
+  }
+  return *family;
 }
 
-std::string line_and_column(std::string_view text, std::size_t byte) {
-  const std::string_view before = text.substr(0, std::min(byte == 0 ? 0 : byte - 1, text.size()));
-  const auto line = 1 + std::count(before.begin(), before.end(), '\n');
-  const auto column = before.size() - (before.rfind('\n') + 1) + 1;  // npos + 1 is 0
-  return ":" + std::to_string(line) + ":" + std::to_string(column);
-}
-
-json parse_file(const std::filesystem::path& path) {
-  const auto refuse = [&](const std::string& what, const std::string& place = {}) {
-    throw fault(fault_code::bad_input, what, path.string() + place);
-  };
-  std::error_code ignored;
-  if (!std::filesystem::is_regular_file(path, ignored)) refuse("no such file");
-  if (std::filesystem::file_size(path, ignored) > file_bytes_max) {
-    refuse("larger than " + std::to_string(file_bytes_max) + " bytes: not a model's configuration");
-  }
-  std::ifstream stream(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(stream), {}};
-  if (!stream) refuse("cannot be read");
-
-  const auto check_depth = [&](int depth, json::parse_event_t, const json&) {
-    if (depth > json_depth_max) refuse("nested too deep");
-    return true;
-  };
-  json result;
-  try {
-    result = json::parse(text, check_depth);
-  } catch (const json::parse_error& error) {
-    refuse("not JSON: a syntax error", line_and_column(text, error.byte));
-  } catch (const json::exception&) {
-    refuse("not JSON: a number is out of range");
-  }
-  if (!result.is_object()) refuse("not a JSON object");
-  return result;
-}
-
-// One object of a JSON file. A key that is absent or null takes its default, as transformers does it.
-class section {
- public:
-  section(const json& object, std::string where, std::string prefix = {})
-      : object_(object), where_(std::move(where)), prefix_(std::move(prefix)) {}
-
-  [[noreturn]] void refuse(std::string_view key, const std::string& what) const {
-    throw fault(fault_code::bad_input, prefix_ + std::string(key) + ": " + what, where_);
-  }
-
-  // nullptr for absent and null.
-  [[nodiscard]] const json* find(std::string_view key) const {
-    const auto found = object_.find(key);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  [[nodiscard]] std::optional<int> integer(std::string_view key, int min, int max) const {
-    const json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    return as_integer(key, *value, min, max);
-  }
-
-  [[nodiscard]] int size(std::string_view key) const {
-    const auto value = integer(key, 1, size_max);
-    if (!value) refuse(key, "missing, an integer from 1 to " + std::to_string(size_max) + " is expected");
-    return *value;
-  }
-
-  template <class Predicate>
-  [[nodiscard]] std::optional<double> number(std::string_view key, Predicate fits, const std::string& right) const {
-    const json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_number() || !fits(value->get<double>())) expected(key, *value, right);
-    return value->get<double>();
-  }
-
-  [[nodiscard]] std::optional<double> positive(std::string_view key) const {
-    return number(
-        key, [](double x) { return x >= 1e-30 && x <= 1e30; }, "a number above 0 that fits fp32");
-  }
-
-  [[nodiscard]] double required_positive(std::string_view key) const {
-    const auto value = positive(key);
-    if (!value) refuse(key, "missing, a number above 0 is expected");
-    return *value;
-  }
-
-  [[nodiscard]] std::optional<bool> boolean(std::string_view key) const {
-    const json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_boolean()) expected(key, *value, "true or false");
-    return value->get<bool>();
-  }
-
-  [[nodiscard]] std::optional<std::string> text(std::string_view key) const {
-    const json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_string()) expected(key, *value, "a string");
-    return value->get<std::string>();
-  }
-
-  [[nodiscard]] std::optional<section> object(std::string_view key) const {
-    const json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    if (!value->is_object()) expected(key, *value, "an object");
-    return section(*value, where_, prefix_ + std::string(key) + ".");
-  }
-
-  // One token id or a list of them.
-  [[nodiscard]] std::optional<std::vector<std::int32_t>> tokens(std::string_view key, int vocabulary) const {
-    const json* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    std::vector<std::int32_t> result;
-    if (!value->is_array()) {
-      result.push_back(as_integer(key, *value, 0, vocabulary - 1));
-    } else {
-      for (const json& item : *value) result.push_back(as_integer(key, item, 0, vocabulary - 1));
-    }
-    return result;
-  }
-
-  [[nodiscard]] bool has(std::string_view key) const { return object_.contains(key); }
-  [[nodiscard]] bool empty() const { return object_.empty(); }
-
- private:
-  [[noreturn]] void expected(std::string_view key, const json& found, const std::string& right) const {
-    refuse(key, shown(found) + " found, " + right + " is expected");
-  }
-
-  [[nodiscard]] int as_integer(std::string_view key, const json& value, int min, int max) const {
-    // A double tells any 64-bit integer from those between two 32-bit bounds.
-    const bool fits = value.is_number_integer() && value.get<double>() >= min && value.get<double>() <= max;
-    if (!fits) expected(key, value, "an integer from " + std::to_string(min) + " to " + std::to_string(max));
-    return value.get<int>();
-  }
-
-  const json& object_;
-  std::string where_;
-  std::string prefix_;
-};
-
-void check_family(const section& config) {
-  const auto family = config.text("model_type");
-  if (!family) config.refuse("model_type", "missing, \"llama\" is expected");
-  if (*family != "llama") {
-    config.refuse("model_type", shown(*family) + " is not supported, \"llama\" is");
-  }
-}
-
-void refuse_partial_rotation(const section& rope) {
+void refuse_partial_rotation(const config_section& rope) {
   constexpr std::string_view key = "partial_rotary_factor";
   if (rope.positive(key).value_or(1) != 1) rope.refuse(key, "RoPE on a part of each head is not supported");
 }
 
-// Refuses what would load but compute something else.
-void check_features(const section& config) {
-  for (const std::string_view key : {"attention_bias", "mlp_bias"}) {
-    if (config.boolean(key).value_or(false)) config.refuse(key, "projections with a bias are not supported");
-  }
+// Refuses what would load but compute something else, whatever the family.
+void check_features(const config_section& config, refusal_list& refusals) {
   for (const std::string_view key : {"num_local_experts", "num_experts", "n_routed_experts"}) {
-    if (config.integer(key, 0, size_max).value_or(0) > 0) config.refuse(key, "mixtures of experts are not supported");
+    refusals.attempt([&] {
+      if (config.integer(key, 0, size_max).value_or(0) > 0) {
+        config.refuse(key, "mixtures of experts are not supported");
+      }
+    });
   }
-  if (config.integer("sliding_window", 0, positions_max) && config.boolean("use_sliding_window").value_or(true)) {
-    config.refuse("sliding_window", "sliding-window attention is not supported");
-  }
-  refuse_partial_rotation(config);
-  if (config.find("quantization_config") != nullptr) {
-    config.refuse("quantization_config", "quantized weights are not supported, F32, F16 and BF16 are");
-  }
-  const auto activation = config.text("hidden_act").value_or("silu");
-  if (activation != "silu") {
-    config.refuse("hidden_act", shown(activation) + " is not supported, \"silu\" is");
-  }
+  refusals.attempt([&] {
+    constexpr std::string_view key = "kv_lora_rank";
+    if (config.integer(key, 0, size_max).value_or(0) > 0) {
+      config.refuse(key, "multi-head latent attention is not supported");
+    }
+  });
+  refusals.attempt([&] {
+    constexpr std::string_view key = "layer_types";
+    for (const auto& type : config.texts(key).value_or(std::vector<std::string>{})) {
+      if (type != "full_attention") {
+        config.refuse(key, shown(type) + " found, layers other than \"full_attention\" are not supported");
+      }
+    }
+  });
+  refusals.attempt([&] { refuse_partial_rotation(config); });
+  refusals.attempt([&] {
+    constexpr std::string_view key = "quantization_config";
+    const json* found = config.find(key);
+    if (found == nullptr) return;
+    const std::string method = found->is_object() && found->contains("quant_method")
+                                   ? " (" + shown(found->at("quant_method")) + ")"
+                                   : std::string();
+    config.refuse(key, "quantized weights are not supported" + method + "; F32, F16 and BF16 are");
+  });
+  refusals.attempt([&] {
+    const auto activation = config.text("hidden_act").value_or("silu");
+    if (activation != "silu") config.refuse("hidden_act", shown(activation) + " is not supported, \"silu\" is");
+  });
 }
 
-rope_scaling read_scaling(const section& config, const section& rope, int max_positions) {
-  const std::string_view type_key = rope.find("rope_type") != nullptr ? "rope_type" : "type";
-  const auto type = rope.text(type_key).value_or("default");
-  rope_scaling scaling;
-  if (type == "default") return scaling;
-  if (type != "linear" && type != "llama3") {
-    rope.refuse(type_key, shown(type) + " is not supported; default, linear and llama3 are");
-  }
-  scaling.factor = rope.required_positive("factor");
-  if (type == "linear") {
-    scaling.type = rope_scaling::kind::linear;
-    return scaling;
-  }
-  scaling.type = rope_scaling::kind::llama3;
+void read_sizes(const config_section& config, const model_family* family, model_config& model, refusal_list& refusals) {
+  refusals.attempt([&] { model.layers = config.size("num_hidden_layers"); });
+  refusals.attempt([&] { model.hidden = config.size("hidden_size"); });
+  refusals.attempt([&] { model.ffn = config.size("intermediate_size"); });
+  refusals.attempt([&] { model.vocabulary = config.size("vocab_size"); });
+  refusals.attempt([&] { model.heads = config.size("num_attention_heads"); });
+  refusals.attempt([&] {
+    constexpr std::string_view key = "num_key_value_heads";
+    const bool defaults = !config.has(key) && family != nullptr && family->kv_heads;
+    const int kv_heads =
+        defaults ? *family->kv_heads : config.integer(key, 1, size_max).value_or(std::max(model.heads, 1));
+    if (model.heads % kv_heads != 0) {
+      config.refuse(key,
+                    std::to_string(kv_heads) + " does not divide num_attention_heads, " + std::to_string(model.heads));
+    }
+    model.kv_heads = kv_heads;
+  });
+  refusals.attempt([&] {
+    int head_dim = 0;
+    if (const auto given = config.integer("head_dim", 1, size_max)) {
+      head_dim = *given;
+    } else if (model.heads == 0 || model.hidden == 0) {
+      return;  // refused already
+    } else if (model.hidden % model.heads == 0) {
+      head_dim = model.hidden / model.heads;
+    } else {
+      config.refuse("hidden_size", std::to_string(model.hidden) + " is no multiple of num_attention_heads, " +
+                                       std::to_string(model.heads) + ", and there is no head_dim");
+    }
+    if (head_dim % 2 != 0) {
+      config.refuse("head_dim", std::to_string(head_dim) + " is odd, RoPE turns pairs of dimensions");
+    }
+    model.head_dim = head_dim;
+  });
+  refusals.attempt([&] { model.rms_eps = config.positive("rms_norm_eps").value_or(1e-6); });
+  refusals.attempt([&] {
+    const int otherwise = family != nullptr ? family->max_positions : 2048;
+    model.max_positions = config.integer("max_position_embeddings", 1, positions_max).value_or(otherwise);
+  });
+  refusals.attempt([&] { model.tied_embeddings = config.boolean("tie_word_embeddings").value_or(false); });
+  refusals.attempt([&] {
+    for (const std::string_view key : {"torch_dtype", "dtype"}) {
+      if (const auto type = config.text(key)) model.dtype = *type;
+    }
+  });
+}
+
+void read_llama3(const config_section& rope, rope_scaling& scaling) {
   scaling.low_frequency_factor = rope.required_positive("low_freq_factor");
   scaling.high_frequency_factor = rope.required_positive("high_freq_factor");
   if (scaling.high_frequency_factor <= scaling.low_frequency_factor) {
     rope.refuse("high_freq_factor", "must be above low_freq_factor");
   }
+}
+
+// YaRN (arXiv 2309.00071, section 3.4), with the defaults of transformers, to which 0 is absent too.
+void read_yarn(const config_section& rope, double theta, rope_scaling& scaling) {
+  const auto or_default = [&](std::string_view key, double otherwise) {
+    const double value = rope.not_negative(key).value_or(0);
+    return value == 0 ? otherwise : value;
+  };
+  scaling.beta_fast = or_default("beta_fast", 32);
+  scaling.beta_slow = or_default("beta_slow", 1);
+  if (scaling.beta_fast < scaling.beta_slow) rope.refuse("beta_fast", "must not be below beta_slow");
+  if (theta <= 1) rope.refuse("rope_theta", "must be above 1 for yarn");
+  scaling.truncate = rope.boolean("truncate").value_or(true);
+
+  const auto grown = [&](double scale) {
+    return scaling.factor <= 1 ? 1.0 : 0.1 * scale * std::log(scaling.factor) + 1;
+  };
+  const double mscale = or_default("mscale", 0), mscale_all_dim = or_default("mscale_all_dim", 0);
+  const double otherwise = mscale != 0 && mscale_all_dim != 0 ? grown(mscale) / grown(mscale_all_dim) : grown(1);
+  scaling.amplitude = rope.positive("attention_factor").value_or(otherwise);
+}
+
+rope_scaling read_scaling(const config_section& config, const config_section& rope, const model_config& model) {
+  const std::string_view type_key = rope.find("rope_type") != nullptr ? "rope_type" : "type";
+  const auto type = rope.text(type_key).value_or("default");
+  rope_scaling scaling;
+  if (type == "default") return scaling;
+  if (type != "linear" && type != "llama3" && type != "yarn") {
+    rope.refuse(type_key, shown(type) + " is not supported; default, linear, llama3 and yarn are");
+  }
   // transformers 5 lets a value outside of the object win.
   constexpr std::string_view original = "original_max_position_embeddings";
   const auto outside = config.integer(original, 1, positions_max), inside = rope.integer(original, 1, positions_max);
-  scaling.original_max_positions = outside.value_or(inside.value_or(max_positions));
+  if (type != "linear") scaling.original_max_positions = outside.value_or(inside.value_or(model.max_positions));
+  if (type == "yarn" && rope.has("factor") && rope.find("factor") == nullptr && scaling.original_max_positions > 0) {
+    scaling.factor = static_cast<double>(model.max_positions) / scaling.original_max_positions;
+  } else {
+    scaling.factor = rope.required_positive("factor");
+  }
+  if (type == "linear") {
+    scaling.type = rope_scaling::kind::linear;
+  } else if (type == "llama3") {
+    scaling.type = rope_scaling::kind::llama3;
+    read_llama3(rope, scaling);
+  } else {
+    scaling.type = rope_scaling::kind::yarn;
+    read_yarn(rope, model.rope_theta, scaling);
+  }
   return scaling;
 }
 
 // transformers 4 writes rope_theta and rope_scaling, transformers 5 puts both into rope_parameters.
-void read_rope(const section& config, model_config& model) {
+void read_rope(const config_section& config, model_config& model, refusal_list& refusals) {
   constexpr double default_theta = 10000;
-  model.rope_theta = config.positive("rope_theta").value_or(default_theta);
+  model.rope_theta = default_theta;
+  refusals.attempt([&] { model.rope_theta = config.positive("rope_theta").value_or(default_theta); });
   for (const std::string_view key : {"rope_scaling", "rope_parameters"}) {
-    const auto rope = config.object(key);
+    std::optional<config_section> rope;
+    if (!refusals.attempt([&] { rope = config.object(key); })) return;
     if (!rope || rope->empty()) continue;
-    refuse_partial_rotation(*rope);
-    model.rope_theta = rope->positive("rope_theta").value_or(model.rope_theta);
-    model.scaling = read_scaling(config, *rope, model.max_positions);
-    return;
+    for (const std::string_view layers : {"full_attention", "sliding_attention"}) {
+      refusals.attempt([&] {
+        if (rope->find(layers) != nullptr) rope->refuse(layers, "RoPE that differs by layer is not supported");
+      });
+    }
+    refusals.attempt([&] { refuse_partial_rotation(*rope); });
+    refusals.attempt([&] { model.rope_theta = rope->positive("rope_theta").value_or(model.rope_theta); });
+    refusals.attempt([&] { model.scaling = read_scaling(config, *rope, model); });
+    break;
+  }
+  // Published configurations keep the first training's max_position_embeddings when they are given yarn.
+  if (model.scaling.type == rope_scaling::kind::yarn) {
+    const double stretched =
+        std::min(model.scaling.original_max_positions * model.scaling.factor, double{positions_max});
+    model.max_positions = std::max(model.max_positions, static_cast<int>(stretched));
   }
 }
 
-void read_generation(const section& config, const section& generation, model_config& model) {
-  // What transformers assumes where config.json does not have the key; null means that there is none.
-  constexpr std::int32_t default_bos = 1, default_stop = 2;
+void read_generation(const config_section& config, const config_section& generation, const model_family* family,
+                     model_config& model, refusal_list& refusals) {
   constexpr std::string_view bos = "bos_token_id", stop = "eos_token_id";
 
-  for (const section& source : {generation, config}) {
-    if (model.stop_tokens.empty()) {
-      model.stop_tokens = source.tokens(stop, model.vocabulary).value_or(std::vector<std::int32_t>{});
+  for (const config_section& source : {generation, config}) {
+    if (model.vocabulary == 0) break;  // refused already
+    refusals.attempt([&] {
+      if (model.stop_tokens.empty()) {
+        model.stop_tokens = source.tokens(stop, model.vocabulary).value_or(std::vector<std::int32_t>{});
+      }
+    });
+    refusals.attempt([&] {
+      if (!model.bos) model.bos = source.integer(bos, 0, model.vocabulary - 1);
+    });
+  }
+  // Where config.json does not have the key the family says what it means; null means that there is none.
+  if (family != nullptr) {
+    if (model.stop_tokens.empty() && !config.has(stop) && family->stop && *family->stop < model.vocabulary) {
+      model.stop_tokens = {*family->stop};
     }
-    if (!model.bos) model.bos = source.integer(bos, 0, model.vocabulary - 1);
+    if (!model.bos && !config.has(bos) && family->bos && *family->bos < model.vocabulary) model.bos = family->bos;
   }
-  if (model.stop_tokens.empty() && !config.has(stop) && default_stop < model.vocabulary) {
-    model.stop_tokens = {default_stop};
-  }
-  if (!model.bos && !config.has(bos) && default_bos < model.vocabulary) model.bos = default_bos;
 
   auto& defaults = model.generation;
-  defaults.do_sample = generation.boolean("do_sample");
-  defaults.temperature = generation.number(
-      "temperature", [](double x) { return x >= 0; }, "a number of at least 0");
-  defaults.top_p = generation.number(
-      "top_p", [](double x) { return x > 0 && x <= 1; }, "a number above 0 and at most 1");
-  defaults.max_new_tokens = generation.integer("max_new_tokens", 1, positions_max);
+  refusals.attempt([&] { defaults.do_sample = generation.boolean("do_sample"); });
+  refusals.attempt([&] { defaults.temperature = generation.not_negative("temperature"); });
+  refusals.attempt([&] { defaults.top_p = generation.share("top_p"); });
+  refusals.attempt([&] { defaults.max_new_tokens = generation.integer("max_new_tokens", 1, positions_max); });
 }
 
 }  // namespace
 
-model_config load_model_config(const std::filesystem::path& directory) {
+std::int64_t parameters_of(const model_config& c) {
+  const bool whole = c.layers > 0 && c.hidden > 0 && c.ffn > 0 && c.vocabulary > 0 && c.heads > 0 && c.head_dim > 0;
+  if (!whole) return 0;
+  const std::int64_t hidden = c.hidden;
+  const std::int64_t q = std::int64_t{c.heads} * c.head_dim, kv = std::int64_t{c.kv_heads} * c.head_dim;
+  const std::int64_t layer = 2 * hidden + hidden * (2 * q + 2 * kv + 3 * std::int64_t{c.ffn}) +
+                             (c.qkv_bias ? q + 2 * kv : 0) + (c.o_bias ? hidden : 0);
+  return (c.tied_embeddings ? 1 : 2) * c.vocabulary * hidden + hidden + c.layers * layer;
+}
+
+model_config examine_model_config(const std::filesystem::path& directory, refusal_list& refusals) {
   const auto config_path = directory / "config.json", generation_path = directory / "generation_config.json";
-  const json config_json = parse_file(config_path);
-  const section config(config_json, config_path.string());
-  check_family(config);
-  check_features(config);
-
   model_config model;
-  model.family = *config.text("model_type");
-  model.layers = config.size("num_hidden_layers");
-  model.hidden = config.size("hidden_size");
-  model.ffn = config.size("intermediate_size");
-  model.vocabulary = config.size("vocab_size");
-
-  model.heads = config.size("num_attention_heads");
-  model.kv_heads = config.integer("num_key_value_heads", 1, size_max).value_or(model.heads);
-  if (model.heads % model.kv_heads != 0) {
-    config.refuse("num_key_value_heads", std::to_string(model.kv_heads) + " does not divide num_attention_heads, " +
-                                             std::to_string(model.heads));
-  }
-  if (const auto head_dim = config.integer("head_dim", 1, size_max)) {
-    model.head_dim = *head_dim;
-  } else if (model.hidden % model.heads == 0) {
-    model.head_dim = model.hidden / model.heads;
-  } else {
-    config.refuse("hidden_size", std::to_string(model.hidden) + " is no multiple of num_attention_heads, " +
-                                     std::to_string(model.heads) + ", and there is no head_dim");
-  }
-  if (model.head_dim % 2 != 0) {
-    config.refuse("head_dim", std::to_string(model.head_dim) + " is odd, RoPE turns pairs of dimensions");
-  }
-
-  model.rms_eps = config.positive("rms_norm_eps").value_or(1e-6);
-  model.max_positions = config.integer("max_position_embeddings", 1, positions_max).value_or(2048);
-  model.tied_embeddings = config.boolean("tie_word_embeddings").value_or(false);
-  read_rope(config, model);
+  json config_json;
+  if (!refusals.attempt([&] { config_json = parse_config_file(config_path); })) return model;
+  const config_section config(config_json, config_path.string());
+  const model_family* family = nullptr;
+  refusals.attempt([&] { family = &read_family(config, model); });
+  check_features(config, refusals);
+  read_sizes(config, family, model, refusals);
+  if (family != nullptr) family->read(config, model, refusals);
+  read_rope(config, model, refusals);
 
   std::error_code ignored;
-  const bool has_generation = std::filesystem::exists(generation_path, ignored);
-  const json generation_json = has_generation ? parse_file(generation_path) : json::object();
-  read_generation(config, section(generation_json, generation_path.string()), model);
+  json generation_json = json::object();
+  if (std::filesystem::exists(generation_path, ignored)) {
+    refusals.attempt([&] { generation_json = parse_config_file(generation_path); });
+  }
+  read_generation(config, config_section(generation_json, generation_path.string()), family, model, refusals);
+  return model;
+}
+
+model_config load_model_config(const std::filesystem::path& directory) {
+  refusal_list refusals(1);
+  auto model = examine_model_config(directory, refusals);
+  refusals.throw_first();
   return model;
 }
 

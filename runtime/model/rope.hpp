@@ -12,4 +12,7 @@ namespace baton {
 /// last place off in about one frequency of a hundred.
 std::vector<float> rope_inverse_frequencies(const model_config& config);
 
+/// What cosines and sines are multiplied by: 1, but for yarn.
+float rope_amplitude(const model_config& config);
+
 }  // namespace baton

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <set>
 #include <tuple>
@@ -58,13 +59,6 @@ std::optional<std::int64_t> bytes_of(tensor_type type, std::span<const std::int6
   }
   if (bits % 8 != 0) return std::nullopt;
   return bits / 8;
-}
-
-// A file may hold any name: in messages it is shortened, and only ASCII is left as it is.
-std::string in_quotes(std::string_view name) {
-  constexpr std::size_t length_max = 120;
-  const std::string text = json(std::string(name)).dump(-1, ' ', true, json::error_handler_t::replace);
-  return text.size() <= length_max ? text : text.substr(0, length_max) + "…\"";
 }
 
 std::string system_reason(int error) { return std::generic_category().message(error); }
@@ -278,6 +272,12 @@ std::string_view name_of(tensor_type type) { return entry_of(type).name; }
 
 int bits_of(tensor_type type) { return entry_of(type).bits; }
 
+std::string in_quotes(std::string_view name) {
+  constexpr std::size_t length_max = 120;
+  const std::string text = json(std::string(name)).dump(-1, ' ', true, json::error_handler_t::replace);
+  return text.size() <= length_max ? text : text.substr(0, length_max) + "…\"";
+}
+
 std::string describe_shape(std::span<const std::int64_t> shape) {
   constexpr std::size_t extents_max = 16;
   std::string text = "(";
@@ -363,6 +363,23 @@ const tensor_view* safetensors_file::find(std::string_view name) const noexcept 
 const tensor_view& safetensors_file::at(std::string_view name) const {
   if (const tensor_view* tensor = find(name)) return *tensor;
   refuse(path_, "tensor " + in_quotes(name) + " is missing");
+}
+
+bool safetensors_file::holds(std::span<const std::byte> bytes) const noexcept {
+  const std::byte* const first = mapping_.get();
+  const std::less_equal<> not_after;  // of pointers into different arrays only this order is defined
+  return first != nullptr && not_after(first, bytes.data()) &&
+         not_after(bytes.data() + bytes.size(), first + mapping_.get_deleter().bytes);
+}
+
+void safetensors_file::let_go(std::span<const std::byte> bytes) const noexcept {
+  if (bytes.empty() || !holds(bytes)) return;
+  // The mapping begins with a page, and pages at the edges may go too: nothing has been written to them.
+  static const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  std::byte* const start = const_cast<std::byte*>(mapping_.get());
+  const auto first = static_cast<std::size_t>(bytes.data() - start) / page * page;
+  const auto last = static_cast<std::size_t>(bytes.data() - start) + bytes.size();
+  ::madvise(start + first, last - first, MADV_DONTNEED);
 }
 
 void write_safetensors(const std::filesystem::path& path, std::span<const tensor_view> tensors) {

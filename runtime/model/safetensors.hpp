@@ -78,6 +78,12 @@ class safetensors_file {
   /// Throws fault(bad_input) that names file and tensor if there is none of that name.
   [[nodiscard]] const tensor_view& at(std::string_view name) const;
 
+  /// Whether a tensor's bytes, or some of them, are this file's.
+  [[nodiscard]] bool holds(std::span<const std::byte> bytes) const noexcept;
+  /// Gives the pages of bytes that this file holds back to the system; they are read from the file again when they are
+  /// looked at.
+  void let_go(std::span<const std::byte> bytes) const noexcept;
+
  private:
   struct unmap {
     std::size_t bytes;
@@ -97,6 +103,9 @@ class safetensors_file {
 /// fault(bad_input) where `path` cannot be written, and fault(internal) for two tensors of one name or bytes that do
 /// not fit a shape.
 void write_safetensors(const std::filesystem::path& path, std::span<const tensor_view> tensors);
+
+/// A tensor's name for messages: in quotes, shortened, and only ASCII is left as it is.
+std::string in_quotes(std::string_view name);
 
 /// The elements of an F32, F16 or BF16 tensor as fp32 (exact). Throws fault(bad_input) for other types.
 std::vector<float> to_f32(const tensor_view& tensor);

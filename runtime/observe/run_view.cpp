@@ -71,6 +71,35 @@ double steady_seconds() {
 run_view::run_view(std::FILE* progress_out, std::FILE* answer_out, const view_options& options, view_clock clock)
     : progress_out_(progress_out), answer_out_(answer_out), options_(options), clock_(std::move(clock)) {}
 
+void run_view::loading(std::int64_t bytes_done, std::int64_t bytes_total) {
+  if (options_.quiet) return;
+  const double now_s = clock_();
+  if (load_began_s_ < 0) load_began_s_ = load_shown_s_ = now_s;
+  const bool done = bytes_done >= bytes_total;
+  const double interval_s = options_.terminal ? frame_interval_s : line_interval_s;
+  if (done) {
+    const double took_s = now_s - load_began_s_;
+    if (options_.terminal) {
+      if (frame_lines_ > 0) write(progress_out_, to_top_of_frame() + "\x1b[J");
+      frame_lines_ = 0;
+    } else if (load_shown_s_ > load_began_s_) {
+      write(progress_out_, fmt::format("loading weights 100 % in {}\n", format_seconds(took_s)));
+    }
+    load_began_s_ = -1;
+    return;
+  }
+  if (now_s - load_shown_s_ < interval_s) return;
+  const auto text =
+      fmt::format("loading weights {:>3} % of {}", percent(ratio(bytes_done, bytes_total)), format_bytes(bytes_total));
+  if (options_.terminal) {
+    write(progress_out_, to_top_of_frame() + shortened(text, std::max(options_.columns - 1, 1)) + "\x1b[K\n");
+    frame_lines_ = 1;
+  } else {
+    write(progress_out_, text + "\n");
+  }
+  load_shown_s_ = now_s;
+}
+
 void run_view::plan(const job_plan& plan, const plan_costs& costs, int layers) {
   ranks_.clear();
   for (const auto& shard : plan.shards) ranks_.push_back({.tokens_total = layers * shard.tokens()});

@@ -42,6 +42,9 @@ class run_view {
   run_view(std::FILE* progress_out, std::FILE* answer_out, const view_options& options,
            view_clock clock = steady_seconds);
 
+  /// Weights are being read; called often, and a last time with as many bytes done as there are. A live line on a terminal,
+  /// which goes away; elsewhere plain lines, if it takes longer than a second.
+  void loading(std::int64_t bytes_done, std::int64_t bytes_total);
   /// A job was accepted; `layers` of the model.
   void plan(const job_plan& plan, const plan_costs& costs, int layers);
   /// Ranks that are not named keep what was last known of them.
@@ -93,6 +96,8 @@ class run_view {
   view_options options_;
   view_clock clock_;
 
+  double load_began_s_ = -1;  ///< -1: has not
+  double load_shown_s_ = 0;
   std::vector<rank_state> ranks_;
   int layers_ = 0;
   std::int64_t document_tokens_ = 0;

@@ -30,9 +30,9 @@ struct plan_costs {
   std::int64_t relay_log_bytes = 0;
 };
 
-/// The sizes that a model and a backend bring to every plan.
+/// The sizes that a model and a kind of device bring to every plan.
 struct cost_basis {
-  backend* kernels = nullptr;
+  const buffer_sizes* kernels = nullptr;
   const model_config* model = nullptr;
   std::int64_t weights_bytes = 0;
   std::int64_t fixed_bytes = 0;  ///< of each device

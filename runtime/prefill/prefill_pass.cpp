@@ -100,7 +100,7 @@ task prefill_pass::project(int index) {
       const matrix normed = device_.scratch().normed.slice_rows(0, count);
       kernels_.rms_norm(queue_, work_.hidden.slice_rows(first, count), weights.input_norm,
                         static_cast<float>(model_.rms_eps), normed);
-      kernels_.linear(queue_, normed, *weights.qkv, rows, false);
+      kernels_.linear(queue_, normed, *weights.qkv, weights.qkv_bias, rows, false);
     }
     if (plan_.compressor == compressor_kind::retaining_heads && share_.compressed_units > 0) score(index, rows, first);
     {
@@ -146,9 +146,9 @@ void prefill_pass::score(int index, const matrix& rows, std::int64_t first) {
   const auto& weights = device_.weights().layer(index);
   const std::int64_t count = rows.rows - skip;
   const matrix hidden = device_.scratch().retain_hidden.slice_rows(0, count);
-  kernels_.linear(queue_, rows.slice_rows(skip, count), *weights.retain_in, hidden, false);
+  kernels_.linear(queue_, rows.slice_rows(skip, count), *weights.retain_in, nullptr, hidden, false);
   kernels_.silu(queue_, hidden);
-  kernels_.linear(queue_, hidden, *weights.retain_out,
+  kernels_.linear(queue_, hidden, *weights.retain_out, nullptr,
                   work_.scores.slice_rows(first + skip - share_.anchor_tokens, count), false);
 }
 
@@ -163,11 +163,11 @@ task prefill_pass::feed_forward(int index) {
       const matrix normed = scratch.normed.slice_rows(0, count);
       const matrix gate_up = scratch.gate_up.slice_rows(0, count);
       const matrix gated = scratch.gated.slice_rows(0, count);
-      kernels_.linear(queue_, work_.attended.slice(first, count).as_matrix(), *weights.o, hidden, true);
+      kernels_.linear(queue_, work_.attended.slice(first, count).as_matrix(), *weights.o, weights.o_bias, hidden, true);
       kernels_.rms_norm(queue_, hidden, weights.post_attention_norm, static_cast<float>(model_.rms_eps), normed);
-      kernels_.linear(queue_, normed, *weights.gate_up, gate_up, false);
+      kernels_.linear(queue_, normed, *weights.gate_up, nullptr, gate_up, false);
       kernels_.swiglu(queue_, gate_up, gated);
-      kernels_.linear(queue_, gated, *weights.down, hidden, true);
+      kernels_.linear(queue_, gated, *weights.down, nullptr, hidden, true);
     }
     progress().tokens_done.fetch_add(count, std::memory_order_relaxed);
     first += count;

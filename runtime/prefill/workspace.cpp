@@ -2,7 +2,8 @@
 
 namespace baton {
 
-prefill_workspace cut_prefill_workspace(layout& cut, backend& kernels, const model_config& c, const shard_plan& shard) {
+prefill_workspace cut_prefill_workspace(layout& cut, const buffer_sizes& kernels, const model_config& c,
+                                        const shard_plan& shard) {
   const auto type = kernels.activation_type();
   const std::int64_t tokens = shard.tokens();
   const auto cut_indices = [&](std::int64_t count) {
@@ -34,7 +35,7 @@ prefill_workspace cut_prefill_workspace(layout& cut, backend& kernels, const mod
   return w;
 }
 
-std::size_t prefill_workspace_bytes(backend& kernels, const model_config& config, const shard_plan& shard) {
+std::size_t prefill_workspace_bytes(const buffer_sizes& kernels, const model_config& config, const shard_plan& shard) {
   layout measure;
   cut_prefill_workspace(measure, kernels, config, shard);
   return measure.bytes();

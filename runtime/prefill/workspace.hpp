@@ -33,9 +33,9 @@ struct prefill_workspace {
 };
 
 /// Cuts the workspace of `shard`; with a measuring layout, tells its size.
-prefill_workspace cut_prefill_workspace(layout& cut, backend& kernels, const model_config& config,
+prefill_workspace cut_prefill_workspace(layout& cut, const buffer_sizes& kernels, const model_config& config,
                                         const shard_plan& shard);
 
-std::size_t prefill_workspace_bytes(backend& kernels, const model_config& config, const shard_plan& shard);
+std::size_t prefill_workspace_bytes(const buffer_sizes& kernels, const model_config& config, const shard_plan& shard);
 
 }  // namespace baton

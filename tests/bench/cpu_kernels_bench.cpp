@@ -110,9 +110,9 @@ void linear(benchmark::State& state) {
   buffer weights(element_type::bf16, outputs, inputs);
   buffer x(device->activation_type(), rows, inputs);
   buffer out(device->activation_type(), rows, outputs);
-  const auto packed = device->pack(std::array{host_matrix{weights.view.data, element_type::bf16, outputs, inputs}});
+  const auto packed = device->pack(std::array{host_matrix{weights.view.data, host_type::bf16, outputs, inputs}}, {});
   measure(state, 2.0 * static_cast<double>(rows * inputs * outputs),
-          [&] { device->linear(*s, x.view, *packed, out.view, false); });
+          [&] { device->linear(*s, x.view, *packed, nullptr, out.view, false); });
 }
 
 void attention(benchmark::State& state) {

@@ -69,7 +69,7 @@ TEST_P(run, the_json_has_every_promised_key) {
   const auto s = samples_of("archive-2k").at(0);
   const auto result = answer(s, {"--ranks", "4", "--compare", "full"});
   for (const char* key : {"answer", "answer_ids", "strategy", "plan", "document_tokens", "query_tokens", "prefill_s",
-                          "first_token_s", "decode_tokens_per_s", "ranks", "compare"}) {
+                          "load_s", "first_token_s", "decode_tokens_per_s", "ranks", "compare"}) {
     EXPECT_TRUE(result.contains(key)) << key;
   }
   ASSERT_EQ(result.at("ranks").size(), 4u);

@@ -184,6 +184,7 @@ json to_json(const rope_scaling& r) {
 
 shape shape_from(const json& config) {
   shape s;
+  s.family = config.at("model_type");
   s.layers = config.at("num_hidden_layers");
   s.hidden = config.at("hidden_size");
   s.heads = config.at("num_attention_heads");
@@ -208,8 +209,8 @@ json config_of(const weights& w) {
   const shape& s = w.s;
   json rope = s.scaling ? to_json(*s.scaling) : json{{"rope_type", "default"}};
   rope["rope_theta"] = s.rope_theta;
-  return {{"architectures", {"LlamaForCausalLM"}},
-          {"model_type", "llama"},
+  return {{"architectures", {s.family == "qwen2" ? "Qwen2ForCausalLM" : "LlamaForCausalLM"}},
+          {"model_type", s.family},
           {"attention_bias", s.attention_bias},
           {"mlp_bias", false},
           {"dtype", "float32"},
@@ -261,8 +262,14 @@ std::map<std::string, tensor> read_tensors(const fs::path& file) {
 
 weights load_weights(const fs::path& directory) {
   weights w = zero_weights(shape_from(json::parse(read_file(directory / "config.json"))));
-  const fs::path model_file = directory / "model.safetensors";
-  visit_model(w, reader_of(read_tensors(model_file), model_file));
+  std::map<std::string, tensor> model_tensors;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename();
+    if (name == "model.safetensors" || (name.starts_with("model-") && name.ends_with(".safetensors"))) {
+      model_tensors.merge(read_tensors(entry.path()));
+    }
+  }
+  visit_model(w, reader_of(model_tensors, directory));
   if (w.s.tied) w.lm_head.weight = w.embedding;
 
   const fs::path compressor_file = directory / "retaining_heads.safetensors";

@@ -79,6 +79,8 @@ weights random_weights(const shape& s, std::uint64_t seed, bool with_retaining_h
     random.fill(layer.o, 1);
     if (s.attention_bias) {
       for (linear* l : {&layer.q, &layer.k, &layer.v, &layer.o}) random.fill_bias(*l, 0.3);
+    } else if (s.family == "qwen2") {
+      for (linear* l : {&layer.q, &layer.k, &layer.v}) random.fill_bias(*l, 0.3);
     }
     random.fill(layer.ffn_norm, 1, 0.1);
     random.fill(layer.gate, 1);

@@ -26,8 +26,9 @@ struct rope_scaling {
   std::optional<double> mscale_all_dim = {};       ///< yarn
 };
 
-/// The sizes of a Llama model.
+/// The sizes of a model.
 struct shape {
+  std::string family = "llama";  ///< what config.json calls it: "llama" or "qwen2", whose q, k and v always have a bias
   int layers = 2;
   int hidden = 64;
   int heads = 4;
@@ -85,8 +86,8 @@ float to_bf16(float value);
 /// Every tensor rounded to bf16.
 weights rounded_to_bf16(weights w);
 
-/// Reads a Hugging Face checkpoint directory: config.json (the forms of transformers 4 and 5), model.safetensors and,
-/// where it exists, retaining_heads.safetensors.
+/// Reads a Hugging Face checkpoint directory: config.json (the forms of transformers 4 and 5), model.safetensors or all
+/// model-*.safetensors and, where it exists, retaining_heads.safetensors.
 weights load_weights(const std::filesystem::path& directory);
 
 /// Writes the same layout in F32, with a config.json as transformers 5 writes it. There is no tokenizer and no stop

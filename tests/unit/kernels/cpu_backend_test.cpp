@@ -186,12 +186,12 @@ TEST_F(delegation, of_rotary_embedding) {
   expect_same(
       random(2, rows, 8),
       [&](auto& out) {
-        device->fill_rope_table(*s, frequencies, {cosines.view(), out.view()});
+        device->fill_rope_table(*s, frequencies, 1, {cosines.view(), out.view()});
       },
       [&](auto& out) {
-        cpu::fill_rope_table(pool, frequencies, {cosines.view(), out.view()});
+        cpu::fill_rope_table(pool, frequencies, 1, {cosines.view(), out.view()});
       });
-  device->fill_rope_table(*s, frequencies, {cosines.view(), sines.view()});
+  device->fill_rope_table(*s, frequencies, 1, {cosines.view(), sines.view()});
   const rope_table table{cosines.view(), sines.view()};
   expect_same(
       random(2), [&](auto& out) { device->rotate(*s, out.heads(heads), positions.data(), table); },
@@ -274,11 +274,12 @@ TEST_F(delegation, of_sampling) {
 
 TEST_F(delegation, of_linear_layers_and_block_attention) {
   const matrix weights = x.view();
-  const auto packed = device->pack(std::array{host_matrix{weights.data, weights.type, weights.rows, weights.columns}});
+  const auto packed =
+      device->pack(std::array{host_matrix{weights.data, host_type::f32, weights.rows, weights.columns}}, {});
   EXPECT_EQ(packed->bytes(), device->packed_bytes(rows, columns));
   kernel_buffer in = random(2, 5);
   kernel_buffer out = random(3, 5, rows);
-  device->linear(*s, in.view(), *packed, out.view(), false);
+  device->linear(*s, in.view(), *packed, nullptr, out.view(), false);
   EXPECT_NEAR(out.at(4, 7), reference::dot(in.row(4), x.row(7)), 1e-4);
 
   const int dim = columns / heads;

@@ -1,6 +1,7 @@
 #include "kernels/cpu/linear.hpp"
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -33,7 +34,8 @@ class linear : public ::testing::TestWithParam<element_type> {
 
   static host_matrix host(kernel_buffer& weights) {
     const matrix view = weights.view();
-    return {view.data, view.type, view.rows, view.columns};
+    const auto type = view.type == element_type::f32 ? host_type::f32 : host_type::bf16;
+    return {view.data, type, view.rows, view.columns};
   }
 
   cpu::thread_pool pool{2};
@@ -87,7 +89,7 @@ TEST_P(linear, equals_the_product_in_double) {
         out.fill_random(3);
         kernel_buffer before(result_type, s.rows, s.outputs);
         before.fill_random(3);
-        layers.run(in.x.view(), *packed, out.view(), accumulate);
+        layers.run(in.x.view(), *packed, nullptr, out.view(), accumulate);
         for (std::int64_t row = 0; row < s.rows; ++row) {
           std::vector<double> expected = exact[static_cast<std::size_t>(row)];
           if (accumulate) {
@@ -101,6 +103,83 @@ TEST_P(linear, equals_the_product_in_double) {
       }
     }
   }
+}
+
+TEST_P(linear, adds_a_bias_and_rounds_once) {
+  for (const sizes& s : all_sizes) {
+    const inputs in(type(), s);
+    const auto exact = in.product();
+    const auto packed = layers.pack(std::array{host(in.weights)});
+    kernel_buffer bias(element_type::f32, 1, s.outputs);
+    bias.fill_random(4);
+    for (const element_type result_type : result_types()) {
+      for (const bool accumulate : {false, true}) {
+        SCOPED_TRACE(testing::Message() << s.rows << " x " << s.inputs << " x " << s.outputs << ", accumulate "
+                                        << accumulate);
+        kernel_buffer out(result_type, s.rows, s.outputs, 5);
+        out.fill_random(3);
+        kernel_buffer before(result_type, s.rows, s.outputs);
+        before.fill_random(3);
+        layers.run(in.x.view(), *packed, static_cast<const float*>(bias.view().data), out.view(), accumulate);
+        for (std::int64_t row = 0; row < s.rows; ++row) {
+          std::vector<double> expected = exact[static_cast<std::size_t>(row)];
+          for (std::size_t i = 0; i < expected.size(); ++i) {
+            const auto column = static_cast<std::int64_t>(i);
+            expected[i] += bias.at(0, column) + (accumulate ? before.at(row, column) : 0);
+          }
+          expect_close(out, row, 0, expected, 5e-5);
+          if (HasFatalFailure()) return;
+        }
+        EXPECT_TRUE(out.gaps_untouched());
+      }
+    }
+  }
+}
+
+TEST_P(linear, takes_half_precision_weights_as_the_numbers_that_they_are) {
+  const sizes s{7, 41, 300};
+  // Every exponent that half precision has, its subnormals too, and both signs.
+  std::vector<std::uint16_t> halves;
+  kernel_buffer wide(element_type::f32, s.outputs, s.inputs);
+  for (std::int64_t row = 0; row < s.outputs; ++row) {
+    for (std::int64_t column = 0; column < s.inputs; ++column) {
+      const auto i = static_cast<int>(row * s.inputs + column);
+      const int exponent = i % 21;  // up to 32
+      const int fraction = i * 37 % 1024;
+      const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                                            : std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+      halves.push_back(static_cast<std::uint16_t>((i % 2) << 15 | exponent << 10 | fraction));
+      wide.set(row, column, i % 2 == 0 ? magnitude : -magnitude);
+    }
+  }
+  const inputs in(type(), s);
+  kernel_buffer from_halves(type(), s.rows, s.outputs);
+  kernel_buffer from_wide(type(), s.rows, s.outputs);
+  const host_matrix half{halves.data(), host_type::f16, s.outputs, s.inputs};
+  layers.run(in.x.view(), *layers.pack(std::array{half}), nullptr, from_halves.view(), false);
+  layers.run(in.x.view(), *layers.pack(std::array{host(wide)}), nullptr, from_wide.view(), false);
+  EXPECT_TRUE(from_halves.bytes() == from_wide.bytes());
+}
+
+TEST_P(linear, says_which_host_memory_it_has_read_each_byte_once_and_in_order) {
+  kernel_buffer first(type(), 300, 9000);
+  kernel_buffer second(element_type::f32, 1, 9000);
+  kernel_buffer third(element_type::bf16, 2100, 9000);
+  const std::array parts{host(first), host(second), host(third)};
+  std::vector<std::span<const std::byte>> pieces;
+  const auto packed = layers.pack(parts, [&](std::span<const std::byte> bytes) { pieces.push_back(bytes); });
+  ASSERT_GT(pieces.size(), parts.size());
+  std::size_t next = 0;
+  for (const host_matrix& part : parts) {
+    const auto* at = static_cast<const std::byte*>(part.data);
+    const auto* const end = at + part.rows * part.columns * bytes_of(part.type);
+    for (; at != end; at += pieces[next++].size()) {
+      ASSERT_LT(next, pieces.size());
+      ASSERT_EQ(pieces[next].data(), at);
+      ASSERT_FALSE(pieces[next].empty());
+    }
+  }
+  EXPECT_EQ(next, pieces.size());
 }
 
 TEST_P(linear, stacks_the_rows_of_fused_parts) {
@@ -117,8 +196,8 @@ TEST_P(linear, stacks_the_rows_of_fused_parts) {
   EXPECT_EQ(fused->inputs(), 50);
   kernel_buffer expected(type(), s.rows, s.outputs);
   kernel_buffer out(type(), s.rows, s.outputs);
-  layers.run(in.x.view(), *whole, expected.view(), false);
-  layers.run(in.x.view(), *fused, out.view(), false);
+  layers.run(in.x.view(), *whole, nullptr, expected.view(), false);
+  layers.run(in.x.view(), *fused, nullptr, out.view(), false);
   EXPECT_TRUE(out.bytes() == expected.bytes());
 }
 
@@ -128,8 +207,8 @@ TEST_P(linear, rounds_weights_to_the_type_of_activations) {
   exact_weights.fill_random(2);  // in.weights are these, rounded
   kernel_buffer from_exact(type(), 7, 60);
   kernel_buffer from_rounded(type(), 7, 60);
-  layers.run(in.x.view(), *layers.pack(std::array{host(exact_weights)}), from_exact.view(), false);
-  layers.run(in.x.view(), *layers.pack(std::array{host(in.weights)}), from_rounded.view(), false);
+  layers.run(in.x.view(), *layers.pack(std::array{host(exact_weights)}), nullptr, from_exact.view(), false);
+  layers.run(in.x.view(), *layers.pack(std::array{host(in.weights)}), nullptr, from_rounded.view(), false);
   EXPECT_TRUE(from_exact.bytes() == from_rounded.bytes());
 }
 
@@ -143,8 +222,8 @@ TEST_P(linear, widens_bf16_weights_exactly) {
   const inputs in(type(), {7, 40, 60});
   kernel_buffer a(type(), 7, 60);
   kernel_buffer b(type(), 7, 60);
-  layers.run(in.x.view(), *layers.pack(std::array{host(weights)}), a.view(), false);
-  layers.run(in.x.view(), *layers.pack(std::array{host(wide)}), b.view(), false);
+  layers.run(in.x.view(), *layers.pack(std::array{host(weights)}), nullptr, a.view(), false);
+  layers.run(in.x.view(), *layers.pack(std::array{host(wide)}), nullptr, b.view(), false);
   EXPECT_TRUE(a.bytes() == b.bytes());
 }
 
@@ -155,7 +234,7 @@ TEST_P(linear, gives_the_same_bits_with_any_number_of_threads) {
     cpu::linear_layers own(some, type());
     const auto packed = own.pack(std::array{host(in.weights)});
     kernel_buffer out(type(), s.rows, s.outputs);
-    own.run(in.x.view(), *packed, out.view(), false);
+    own.run(in.x.view(), *packed, nullptr, out.view(), false);
     return out.bytes();
   });
 }
@@ -169,11 +248,11 @@ TEST_P(linear, gives_a_row_the_same_bits_whatever_rows_stand_beside_it) {
     const auto packed = layers.pack(std::array{host(in.weights)});
     for (const element_type result_type : result_types()) {
       kernel_buffer whole(result_type, s.rows, s.outputs);
-      layers.run(in.x.view(), *packed, whole.view(), false);
+      layers.run(in.x.view(), *packed, nullptr, whole.view(), false);
       for (const std::int64_t rows : {1, 2, 7, 31, 32, 33, 100, 255, 256, 257, 300}) {
         for (const std::int64_t first : {0, 13, 300}) {
           kernel_buffer alone(result_type, rows, s.outputs);
-          layers.run(in.x.view().slice_rows(first, rows), *packed, alone.view(), false);
+          layers.run(in.x.view().slice_rows(first, rows), *packed, nullptr, alone.view(), false);
           for (std::int64_t row = 0; row < rows; ++row)
             ASSERT_EQ(alone.row(row), whole.row(first + row)) << rows << " rows";
         }
@@ -192,7 +271,7 @@ TEST_P(linear, says_beforehand_how_much_memory_packed_weights_take) {
 TEST_P(linear, does_nothing_for_no_rows) {
   const inputs in(type(), {0, 8, 8});
   kernel_buffer out(type(), 0, 8);
-  EXPECT_NO_THROW(layers.run(in.x.view(), *layers.pack(std::array{host(in.weights)}), out.view(), false));
+  EXPECT_NO_THROW(layers.run(in.x.view(), *layers.pack(std::array{host(in.weights)}), nullptr, out.view(), false));
 }
 
 TEST_P(linear, refuses_views_that_do_not_fit_the_weights) {
@@ -201,9 +280,9 @@ TEST_P(linear, refuses_views_that_do_not_fit_the_weights) {
   kernel_buffer narrow(type(), 3, 7);
   kernel_buffer few(type(), 2, 8);
   kernel_buffer out(type(), 3, 8);
-  EXPECT_THROW(layers.run(in.x.view(), *packed, narrow.view(), false), fault);
-  EXPECT_THROW(layers.run(in.x.view(), *packed, few.view(), false), fault);
-  EXPECT_THROW(layers.run(narrow.view(), *packed, out.view(), false), fault);
+  EXPECT_THROW(layers.run(in.x.view(), *packed, nullptr, narrow.view(), false), fault);
+  EXPECT_THROW(layers.run(in.x.view(), *packed, nullptr, few.view(), false), fault);
+  EXPECT_THROW(layers.run(narrow.view(), *packed, nullptr, out.view(), false), fault);
 }
 
 TEST_P(linear, refuses_to_fuse_parts_of_different_widths) {

@@ -23,8 +23,10 @@ TEST(matmul, never_runs_onednns_reference_implementation) {
                                                     {16, 128, 512},
                                                     {256, 80, 80}}) {
         for (const bool accumulate : {false, true}) {
-          const auto& product = cache.get({rows, inputs, columns, packed, type, element_type::f32, accumulate});
-          EXPECT_FALSE(product.implementation().starts_with("ref")) << rows << " x " << inputs << " x " << columns;
+          for (const bool bias : {false, true}) {
+            const auto& product = cache.get({rows, inputs, columns, packed, type, element_type::f32, accumulate, bias});
+            EXPECT_FALSE(product.implementation().starts_with("ref")) << rows << " x " << inputs << " x " << columns;
+          }
         }
       }
     }

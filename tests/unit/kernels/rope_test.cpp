@@ -26,11 +26,11 @@ std::vector<float> inverse_frequencies(int dim) {
 
 /// Cosines and sines for `positions` positions of heads of size `dim`.
 struct filled_table {
-  filled_table(cpu::thread_pool& pool, std::int64_t positions, int dim, std::int64_t gap = 0)
+  filled_table(cpu::thread_pool& pool, std::int64_t positions, int dim, std::int64_t gap = 0, float amplitude = 1)
       : frequencies(inverse_frequencies(dim)),
         cosines(element_type::f32, positions, dim / 2, gap),
         sines(element_type::f32, positions, dim / 2, gap) {
-    cpu::fill_rope_table(pool, frequencies, view());
+    cpu::fill_rope_table(pool, frequencies, amplitude, view());
   }
   [[nodiscard]] rope_table view() { return {cosines.view(), sines.view()}; }
 
@@ -52,6 +52,18 @@ TEST(rope_table, holds_cosine_and_sine_of_the_fp32_angle_at_far_positions) {
   }
   EXPECT_TRUE(table.cosines.gaps_untouched());
   EXPECT_TRUE(table.sines.gaps_untouched());
+}
+
+TEST(rope_table, multiplies_cosine_and_sine_by_the_amplitude) {
+  cpu::thread_pool pool(2);
+  filled_table plain(pool, 301, 10);
+  filled_table stretched(pool, 301, 10, 0, 1.25f);
+  for (std::int64_t position = 0; position < 301; ++position) {
+    for (std::int64_t column = 0; column < 5; ++column) {
+      ASSERT_NEAR(stretched.cosines.at(position, column), 1.25 * plain.cosines.at(position, column), 1e-7);
+      ASSERT_NEAR(stretched.sines.at(position, column), 1.25 * plain.sines.at(position, column), 1e-7);
+    }
+  }
 }
 
 TEST_P(rope, turns_each_head_to_its_tokens_position) {

@@ -202,11 +202,12 @@ TEST(checkpoint, refuses_weights_that_are_not_floats) {
             "F32, F16 or BF16 is expected");
 }
 
-TEST(checkpoint, refuses_biases) {
+TEST(checkpoint, refuses_biases_that_nothing_adds) {
   tiny_checkpoint tiny;
   tiny.weights["model.layers.0.self_attn.q_proj.bias"] = {{24}};
   EXPECT_EQ(refusal(tiny),
-            "model.safetensors: tensor \"model.layers.0.self_attn.q_proj.bias\", BF16 (24): biases are not supported");
+            "model.safetensors: tensor \"model.layers.0.self_attn.q_proj.bias\", BF16 (24): the model has no place for "
+            "this bias");
 }
 
 TEST(checkpoint, refuses_retaining_heads_of_another_model) {
@@ -226,7 +227,7 @@ TEST(checkpoint, refuses_retaining_heads_of_another_model) {
   EXPECT_EQ(refused("layers.0.fc1.weight", {{}}),
             file + "tensor \"layers.0.fc1.weight\", BF16 (): a shape of (width, 40) is expected");
   EXPECT_EQ(refused("layers.1.fc2.bias", {{2}}),
-            file + "tensor \"layers.1.fc2.bias\", BF16 (2): biases are not supported");
+            file + "tensor \"layers.1.fc2.bias\", BF16 (2): the model has no place for this bias");
 
   tiny_checkpoint deeper;
   deeper.add_retaining_heads();
@@ -234,14 +235,90 @@ TEST(checkpoint, refuses_retaining_heads_of_another_model) {
   EXPECT_EQ(refusal(deeper), file + "tensor \"layers.1.fc1.weight\" is missing");
 }
 
-TEST(checkpoint, refuses_split_weights_and_says_what_is_supported) {
+TEST(checkpoint, finds_the_biases_that_the_family_has) {
+  tiny_checkpoint tiny;
+  tiny.config["model_type"] = "qwen2";
+  for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
+    tiny.weights[layer + "self_attn.q_proj.bias"] = {{24}};
+    tiny.weights[layer + "self_attn.k_proj.bias"] = {{8}};
+    tiny.weights[layer + "self_attn.v_proj.bias"] = {{8}};
+  }
   const temporary_directory directory;
-  tiny_checkpoint().write(directory);
-  std::filesystem::remove(directory.path() / "model.safetensors");
-  directory.write("model.safetensors.index.json", "{}");
-  EXPECT_EQ(refusal_in(directory.path()),
-            "model.safetensors.index.json: the weights are split over several files; a single model.safetensors is "
-            "supported");
+  tiny.write(directory);
+  {
+    const auto opened = checkpoint::open(directory.path());
+    EXPECT_EQ(opened.layer(1).q_bias->name, "model.layers.1.self_attn.q_proj.bias");
+    EXPECT_EQ(opened.layer(1).k_bias->name, "model.layers.1.self_attn.k_proj.bias");
+    EXPECT_EQ(opened.layer(1).v_bias->name, "model.layers.1.self_attn.v_proj.bias");
+    EXPECT_EQ(opened.layer(1).o_bias, nullptr);
+  }
+  const std::string k = "model.layers.1.self_attn.k_proj.bias", o = "model.layers.1.self_attn.o_proj.bias";
+  tiny.weights[k] = {{9}};
+  EXPECT_EQ(refusal(tiny), "model.safetensors: tensor \"" + k + "\", BF16 (9): config.json asks for the shape (8)");
+  tiny.weights.erase(k);
+  EXPECT_EQ(refusal(tiny), "model.safetensors: tensor \"" + k + "\" is missing");
+  tiny.weights[k] = {{8}};
+  tiny.weights[o] = {{8}};
+  EXPECT_EQ(refusal(tiny), "model.safetensors: tensor \"" + o + "\", BF16 (8): the model has no place for this bias");
+}
+
+TEST(checkpoint, counts_what_loading_reads) {
+  tiny_checkpoint tiny;
+  tiny.config["tie_word_embeddings"] = true;
+  tiny.weights.erase("lm_head.weight");
+  tiny.add_retaining_heads();
+  const temporary_directory directory;
+  tiny.write(directory);
+  const auto opened = checkpoint::open(directory.path());
+  const std::int64_t layer = 8 + 24 * 8 + 2 * 8 * 8 + 8 * 24 + 8 + 3 * 12 * 8, head = 5 * 40 + 2 * 5;
+  EXPECT_EQ(opened.bytes_to_read(), 2 * (2 * 10 * 8 + 8 + 2 * (layer + head)));
+}
+
+TEST(checkpoint, tells_every_reason_when_asked_to) {
+  tiny_checkpoint tiny;
+  tiny.config["hidden_act"] = "gelu";
+  tiny.weights.erase("model.norm.weight");
+  tiny.weights["model.layers.0.mlp.up_proj.weight"].shape = {12, 7};
+  tiny.weights["model.layers.1.mlp.up_proj.weight"].type = tensor_type::i8;
+  tiny.weights["lm_head.bias"] = {{10}};
+  const temporary_directory directory;
+  tiny.write(directory);
+  refusal_list refusals(100);
+  model_config config;
+  EXPECT_FALSE(checkpoint::open_or_refuse(directory.path(), config, refusals));
+  EXPECT_EQ(config.layers, 2);
+  std::vector<std::string> reasons;
+  for (const fault& why : refusals.reasons()) reasons.push_back(why.reason());
+  EXPECT_EQ(reasons,
+            (std::vector<std::string>{
+                R"(hidden_act: "gelu" is not supported, "silu" is)", R"(tensor "model.norm.weight" is missing)",
+                R"(tensor "model.layers.0.mlp.up_proj.weight", BF16 (12, 7): config.json asks for the shape (12, 8))",
+                R"(tensor "model.layers.1.mlp.up_proj.weight", I8 (12, 8): F32, F16 or BF16 is expected)",
+                R"(tensor "lm_head.bias", BF16 (10): the model has no place for this bias)"}));
+}
+
+TEST(checkpoint, gives_up_early_on_a_configuration_of_millions_of_layers) {
+  tiny_checkpoint tiny;
+  tiny.config["num_hidden_layers"] = 16777215;
+  const temporary_directory directory;
+  tiny.write(directory);
+  refusal_list refusals(20);
+  model_config config;
+  EXPECT_FALSE(checkpoint::open_or_refuse(directory.path(), config, refusals));
+  EXPECT_EQ(refusals.reasons().size(), 20U);
+  EXPECT_EQ(refusals.reasons().front().reason(), "tensor \"model.layers.2.input_layernorm.weight\" is missing");
+}
+
+TEST(checkpoint, opens_the_fixtures_of_every_family_and_form) {
+  const auto models = std::filesystem::path(BATON_SOURCE_DIR) / "tests/fixtures/models";
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(models)) {
+    EXPECT_NO_THROW(checkpoint::open(entry.path())) << entry.path();
+    ++count;
+  }
+  EXPECT_GE(count, 10);
+  EXPECT_GT(checkpoint::open(models / "qwen2_untied_yarn").files().files().size(), 1U);
+  EXPECT_EQ(checkpoint::open(models / "yi").embedding().type, tensor_type::f16);
 }
 
 TEST(checkpoint, says_which_file_is_missing) {

@@ -5,6 +5,7 @@
 #include <rapidcheck/gtest.h>
 
 #include "kernels/fault.hpp"
+#include "runtime/model/refusal_list.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 namespace baton {
@@ -150,6 +151,102 @@ TEST(model_config, original_positions_outside_of_the_scaling_win) {
             1024);
 }
 
+json qwen2_with(const json& changes) {
+  json config = with({{"model_type", "qwen2"}, {"num_key_value_heads", 2}});
+  config.update(changes);
+  return config;
+}
+
+TEST(model_config, qwen2_has_biases_and_its_own_defaults) {
+  const model_config config = load(qwen2_with({{"bos_token_id", nullptr}}));
+  EXPECT_EQ(config.family, "qwen2");
+  EXPECT_TRUE(config.qkv_bias);
+  EXPECT_FALSE(config.o_bias);
+  EXPECT_EQ(config.max_positions, 32768);
+  json bare = qwen2_with({{"num_attention_heads", 64}, {"head_dim", 16}});
+  for (const char* key : {"num_key_value_heads", "bos_token_id", "eos_token_id"}) bare.erase(key);
+  const model_config defaults = load(bare);
+  EXPECT_EQ(defaults.kv_heads, 32);
+  EXPECT_EQ(defaults.bos, std::nullopt);
+  EXPECT_TRUE(defaults.stop_tokens.empty());
+}
+
+TEST(model_config, attention_bias_of_llama_means_all_four_projections) {
+  EXPECT_FALSE(load(minimal_config()).qkv_bias);
+  const model_config config = load(with({{"attention_bias", true}}));
+  EXPECT_TRUE(config.qkv_bias);
+  EXPECT_TRUE(config.o_bias);
+}
+
+TEST(model_config, qwen2_windows_are_refused_where_a_layer_uses_one) {
+  const json published = {{"use_sliding_window", false}, {"sliding_window", 131072}, {"max_window_layers", 1}};
+  EXPECT_EQ(load(qwen2_with(published)), load(qwen2_with(json::object())));
+  const json no_layer = {{"use_sliding_window", true}, {"sliding_window", 4096}, {"max_window_layers", 3}};
+  EXPECT_EQ(load(qwen2_with(no_layer)), load(qwen2_with(json::object())));
+  EXPECT_EQ(load(qwen2_with({{"use_sliding_window", true}, {"sliding_window", nullptr}, {"max_window_layers", 0}})),
+            load(qwen2_with(json::object())));
+  for (const bool says_how_wide : {false, true}) {
+    json changes = {{"use_sliding_window", true}, {"max_window_layers", 2}};
+    if (says_how_wide) changes["sliding_window"] = 4096;
+    EXPECT_EQ(
+        refusal(qwen2_with(changes)),
+        "config.json: use_sliding_window: true, and max_window_layers is 2 of 3 layers: sliding-window attention is "
+        "not supported");
+  }
+}
+
+TEST(model_config, reads_yarn_as_transformers_does) {
+  const auto read = [](json scaling, int max_positions) {
+    scaling["type"] = "yarn";
+    return load(with({{"rope_scaling", scaling}, {"max_position_embeddings", max_positions}}));
+  };
+  // Qwen2.5's model cards; context is the first training's positions times the factor.
+  const model_config qwen = read({{"factor", 4.0}, {"original_max_position_embeddings", 32768}}, 32768);
+  EXPECT_EQ(qwen.scaling.type, rope_scaling::kind::yarn);
+  EXPECT_EQ(qwen.scaling.factor, 4);
+  EXPECT_EQ(qwen.scaling.original_max_positions, 32768);
+  EXPECT_EQ(qwen.scaling.beta_fast, 32);
+  EXPECT_EQ(qwen.scaling.beta_slow, 1);
+  EXPECT_TRUE(qwen.scaling.truncate);
+  EXPECT_DOUBLE_EQ(qwen.scaling.amplitude, 1.138629436111989);
+  EXPECT_EQ(qwen.max_positions, 131072);
+
+  EXPECT_EQ(read({{"factor", 2.0}}, 4096).scaling.original_max_positions, 4096);
+  EXPECT_EQ(read({{"factor", 2.0}, {"original_max_position_embeddings", 1024}}, 65536).max_positions, 65536);
+  EXPECT_EQ(read({{"factor", nullptr}, {"original_max_position_embeddings", 1024}}, 8192).scaling.factor, 8);
+  EXPECT_EQ(read({{"factor", 2.0}, {"attention_factor", 1.5}}, 4096).scaling.amplitude, 1.5);
+  EXPECT_EQ(read({{"factor", 0.5}}, 4096).scaling.amplitude, 1);
+  EXPECT_DOUBLE_EQ(read({{"factor", 8.0}, {"mscale", 1.2}, {"mscale_all_dim", 0.6}}, 4096).scaling.amplitude,
+                   1.1109265730555202);
+  EXPECT_DOUBLE_EQ(read({{"factor", 4.0}, {"mscale", 1.2}, {"mscale_all_dim", 0}}, 4096).scaling.amplitude,
+                   1.138629436111989);
+  const auto by_hand = read({{"factor", 2.0}, {"beta_fast", 16}, {"beta_slow", 0}, {"truncate", false}}, 4096).scaling;
+  EXPECT_EQ(by_hand.beta_fast, 16);
+  EXPECT_EQ(by_hand.beta_slow, 1);
+  EXPECT_FALSE(by_hand.truncate);
+}
+
+TEST(model_config, examining_tells_every_reason_and_reads_what_can_be_read) {
+  const temporary_directory directory;
+  directory.write("config.json", with({{"model_type", "deepseek_v3"},
+                                       {"n_routed_experts", 64},
+                                       {"kv_lora_rank", 512},
+                                       {"hidden_act", "gelu"},
+                                       {"vocab_size", 0},
+                                       {"rope_scaling", {{"type", "longrope"}}},
+                                       {"quantization_config", {{"quant_method", "fp8"}}}})
+                                     .dump());
+  refusal_list refusals(100);
+  const model_config config = examine_model_config(directory.path(), refusals);
+  std::vector<std::string> keys;
+  for (const fault& why : refusals.reasons()) keys.push_back(why.reason().substr(0, why.reason().find(':')));
+  EXPECT_EQ(keys, (std::vector<std::string>{"model_type", "n_routed_experts", "kv_lora_rank", "quantization_config",
+                                            "hidden_act", "vocab_size", "rope_scaling.type"}));
+  EXPECT_EQ(config.family, "deepseek_v3");
+  EXPECT_EQ(config.layers, 3);
+  EXPECT_EQ(config.head_dim, 16);
+}
+
 TEST(model_config, special_tokens_of_the_generation_config_win) {
   const model_config config = load(minimal_config(), {{"eos_token_id", {11, 12}}, {"bos_token_id", 13}});
   EXPECT_EQ(config.stop_tokens, (std::vector<std::int32_t>{11, 12}));
@@ -198,15 +295,26 @@ TEST(model_config, refuses_what_it_cannot_compute_and_names_the_key) {
     scaling.update(changes);
     return json{{"rope_scaling", scaling}};
   };
+  const auto yarn_with = [](const json& changes) {
+    json scaling = {{"type", "yarn"}, {"factor", 4}};
+    scaling.update(changes);
+    return json{{"rope_scaling", scaling}};
+  };
   const refused_change cases[] = {
-      {{{"model_type", "mixtral"}}, "model_type: \"mixtral\" is not supported, \"llama\" is"},
+      {{{"model_type", "mixtral"}}, "model_type: \"mixtral\" is not supported; \"llama\" and \"qwen2\" are"},
       {{{"model_type", 3}}, "model_type: 3 found, a string is expected"},
       {{{"hidden_act", "gelu"}}, "hidden_act: \"gelu\" is not supported, \"silu\" is"},
-      {{{"attention_bias", true}}, "attention_bias: projections with a bias are not supported"},
-      {{{"mlp_bias", true}}, "mlp_bias: projections with a bias are not supported"},
+      {{{"attention_bias", 1}}, "attention_bias: 1 found, true or false is expected"},
+      {{{"mlp_bias", true}}, "mlp_bias: feed-forward projections with a bias are not supported"},
+      {{{"kv_lora_rank", 512}}, "kv_lora_rank: multi-head latent attention is not supported"},
+      {{{"n_routed_experts", 64}}, "n_routed_experts: mixtures of experts are not supported"},
+      {{{"layer_types", {"full_attention", "sliding_attention"}}}, "layer_types: \"sliding_attention\" found"},
+      {{{"layer_types", {1}}}, "layer_types: [1] found, a list of strings is expected"},
       {{{"num_local_experts", 8}}, "num_local_experts: mixtures of experts are not supported"},
       {{{"sliding_window", 4096}}, "sliding_window: sliding-window attention is not supported"},
-      {{{"quantization_config", {{"bits", 4}}}}, "quantization_config: quantized weights are not supported"},
+      {{{"quantization_config", {{"bits", 4}}}}, "quantization_config: quantized weights are not supported; F32"},
+      {{{"quantization_config", {{"quant_method", "awq"}}}},
+       "quantization_config: quantized weights are not supported (\"awq\")"},
       {{{"partial_rotary_factor", 0.5}}, "partial_rotary_factor: RoPE on a part of each head is not supported"},
 
       {{{"num_hidden_layers", 0}}, "num_hidden_layers: 0 found, an integer from 1 to 16777215 is expected"},
@@ -228,8 +336,19 @@ TEST(model_config, refuses_what_it_cannot_compute_and_names_the_key) {
       {{{"bos_token_id", "a"}}, "bos_token_id: \"a\" found"},
 
       {{{"rope_scaling", "yarn"}}, "rope_scaling: \"yarn\" found, an object is expected"},
-      {{{"rope_scaling", {{"type", "yarn"}, {"factor", 4}}}}, "rope_scaling.type: \"yarn\" is not supported"},
-      {{{"rope_parameters", {{"rope_type", "dynamic"}}}}, "rope_parameters.rope_type: \"dynamic\" is not supported"},
+      {{{"rope_parameters", {{"rope_type", "dynamic"}}}},
+       "rope_parameters.rope_type: \"dynamic\" is not supported; default, linear, llama3 and yarn are"},
+      {{{"rope_scaling", {{"type", "longrope"}}}}, "rope_scaling.type: \"longrope\" is not supported"},
+      {{{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}},
+       "rope_parameters.full_attention: RoPE that differs by layer is not supported"},
+      {{{"rope_scaling", {{"type", "yarn"}}}}, "rope_scaling.factor: missing"},
+      {yarn_with({{"factor", -1}}), "rope_scaling.factor: -1 found, a number above 0"},
+      {yarn_with({{"attention_factor", 0}}), "rope_scaling.attention_factor: 0 found, a number above 0"},
+      {yarn_with({{"beta_fast", -1}}), "rope_scaling.beta_fast: -1 found, a number of at least 0"},
+      {yarn_with({{"beta_fast", 2}, {"beta_slow", 3}}), "rope_scaling.beta_fast: must not be below beta_slow"},
+      {yarn_with({{"mscale", "1"}}), "rope_scaling.mscale: \"1\" found, a number of at least 0"},
+      {yarn_with({{"truncate", 0}}), "rope_scaling.truncate: 0 found, true or false"},
+      {yarn_with({{"rope_theta", 1}}), "rope_scaling.rope_theta: must be above 1 for yarn"},
       {{{"rope_parameters", {{"rope_theta", 0}}}}, "rope_parameters.rope_theta: 0 found"},
       {{{"rope_scaling", {{"type", "linear"}}}}, "rope_scaling.factor: missing"},
       {llama3_with({{"factor", 0}}), "rope_scaling.factor: 0 found, a number above 0"},

@@ -77,5 +77,43 @@ TEST(rope, equals_transformers_with_the_scaling_of_llama_3_2) {
                                                                            {31, 0x1.94836p-24F}});
 }
 
+// Frequencies 0 to 23 are kept, 24 to 39 interpolated, 40 to 63 divided by 4: what Qwen2.5's model cards recommend.
+TEST(rope, equals_transformers_with_yarn) {
+  const auto config =
+      config_with(128, 1e6, {.type = rope_scaling::kind::yarn, .factor = 4, .original_max_positions = 32768});
+  expect_same(rope_inverse_frequencies(config), {{0, 0x1p+0F},
+                                                 {1, 0x1.9c975ap-1F},
+                                                 {16, 0x1.030dc6p-5F},
+                                                 {24, 0x1.6046eep-8F},
+                                                 {30, 0x1.17040ep-10F},
+                                                 {32, 0x1.3c1d64p-11F},
+                                                 {34, 0x1.5e7a04p-12F},
+                                                 {37, 0x1.107c70p-13F},
+                                                 {48, 0x1.094564p-17F},
+                                                 {63, 0x1.4d1c98p-22F}});
+}
+
+TEST(rope, equals_transformers_with_a_yarn_whose_bounds_are_no_whole_dimensions) {
+  const auto config = config_with(64, 1e4,
+                                  {.type = rope_scaling::kind::yarn,
+                                   .factor = 8,
+                                   .original_max_positions = 4096,
+                                   .beta_fast = 16,
+                                   .beta_slow = 0.5,
+                                   .truncate = false,
+                                   .amplitude = 1.1109265730555202});
+  expect_same(rope_inverse_frequencies(config), {{0, 0x1p+0F},
+                                                 {8, 0x1.99999ap-4F},
+                                                 {13, 0x1.8126c6p-6F},
+                                                 {14, 0x1.0ba6acp-6F},
+                                                 {16, 0x1.facc72p-8F},
+                                                 {18, 0x1.cedda2p-9F},
+                                                 {21, 0x1.fdb7ccp-11F},
+                                                 {24, 0x1.929a4cp-13F},
+                                                 {31, 0x1.17a8e4p-16F}});
+  EXPECT_EQ(rope_amplitude(config), 0x1.1c65bp+0F);  // attention_scaling, in fp32
+  EXPECT_EQ(rope_amplitude(config_with(64, 1e4)), 1);
+}
+
 }  // namespace
 }  // namespace baton

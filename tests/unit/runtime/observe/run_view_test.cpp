@@ -384,5 +384,47 @@ TEST(run_view, ignores_ranks_that_the_plan_does_not_have) {
   EXPECT_NE(run.out.text().find(" all ["), std::string::npos);
 }
 
+TEST(run_view, loading_is_a_live_line_that_goes_away) {
+  shown_run run(2, {.terminal = true, .columns = 60, .rows = 24});
+  small_terminal terminal(60, 24);
+  std::size_t seen = 0;
+  const auto refresh = [&] {
+    const auto text = run.out.text();
+    terminal.show(std::string_view(text).substr(seen));
+    seen = text.size();
+  };
+  for (int percent = 0; percent < 100; ++percent) {
+    run.view.loading(percent << 20, 100 << 20);
+    run.now_s += 0.11;
+    refresh();
+    EXPECT_LE(terminal.lines().size(), 2U);
+  }
+  EXPECT_EQ(terminal.lines().front(), "loading weights  99 % of 100.0 MiB");
+  run.view.loading(100 << 20, 100 << 20);
+  refresh();
+  EXPECT_EQ(terminal.lines(), std::vector<std::string>{""});
+  EXPECT_FALSE(terminal.wrapped);
+  EXPECT_FALSE(terminal.left_screen);
+}
+
+TEST(run_view, loading_is_plain_lines_elsewhere_a_second_apart_if_it_takes_long) {
+  shown_run quick(2, {});
+  for (int percent = 0; percent <= 100; ++percent, quick.now_s += 0.005) quick.view.loading(percent, 100);
+  EXPECT_EQ(quick.out.text(), "");
+
+  shown_run slow(2, {});
+  for (int percent = 0; percent <= 100; percent += 5, slow.now_s += 0.25) slow.view.loading(percent << 20, 100 << 20);
+  EXPECT_EQ(slow.out.text(),
+            "loading weights  20 % of 100.0 MiB\n"
+            "loading weights  40 % of 100.0 MiB\n"
+            "loading weights  60 % of 100.0 MiB\n"
+            "loading weights  80 % of 100.0 MiB\n"
+            "loading weights 100 % in 5.00 s\n");
+
+  shown_run quiet(2, {.quiet = true});
+  for (int percent = 0; percent <= 100; percent += 5, quiet.now_s += 1) quiet.view.loading(percent, 100);
+  EXPECT_EQ(quiet.out.text(), "");
+}
+
 }  // namespace
 }  // namespace baton

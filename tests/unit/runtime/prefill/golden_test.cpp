@@ -73,7 +73,10 @@ TEST_P(golden_logits, bf16_is_as_near_to_fp32_as_transformers_own_bf16) {
 }
 
 INSTANTIATE_TEST_SUITE_P(llama, golden_logits,
-                         testing::Values("llama_tied", "llama_untied", "llama_rope_llama3", "llama_head_dim_128"),
+                         testing::Values("llama_tied", "llama_untied", "llama_bias", "llama_rope_llama3",
+                                         "llama_rope_yarn", "llama_head_dim_128", "yi"),
+                         [](const auto& param_info) { return param_info.param; });
+INSTANTIATE_TEST_SUITE_P(qwen2, golden_logits, testing::Values("qwen2_tied", "qwen2_untied_yarn", "qwen2_f32"),
                          [](const auto& param_info) { return param_info.param; });
 
 }  // namespace
