@@ -45,7 +45,9 @@ void add_weights(model_report& report, const checkpoint& model) {
 
 void add_tokenizer(model_report& report) {
   try {
-    const auto words = tokenizer::load(report.directory / "tokenizer.json");
+    const auto words = tokenizer::load(report.directory);
+    report.tokenizer_file =
+        std::filesystem::exists(report.directory / "tokenizer.json") ? "tokenizer.json" : "tokenizer.model";
     report.tokenizer_tokens = words.vocabulary_size();
     for (const auto& format : prompt_formats()) {
       try {
@@ -160,7 +162,7 @@ std::string shape_text(const model_report& r) {
 
 std::string words_text(const model_report& r) {
   if (r.tokenizer_tokens == 0) return line("tokenizer", "none: " + printable(r.tokenizer_problem));
-  return line("tokenizer", fmt::format("tokenizer.json, {} tokens", format_count(r.tokenizer_tokens))) +
+  return line("tokenizer", fmt::format("{}, {} tokens", r.tokenizer_file, format_count(r.tokenizer_tokens))) +
          line("prompt presets", r.prompts.empty() ? "none fits" : joined(r.prompts));
 }
 
@@ -271,7 +273,7 @@ json to_json(const model_report& r) {
           {"kv_bytes_per_token",
            {{"bf16", kv_bytes_per_token(c, element_type::bf16)}, {"fp32", kv_bytes_per_token(c, element_type::f32)}}},
           {"retaining_width", r.retaining_width},
-          {"tokenizer", {{"tokens", r.tokenizer_tokens}, {"problem", r.tokenizer_problem}}},
+          {"tokenizer", {{"file", r.tokenizer_file}, {"tokens", r.tokenizer_tokens}, {"problem", r.tokenizer_problem}}},
           {"prompts", r.prompts},
           {"job",
            {{"strategy", r.strategy},

@@ -44,6 +44,7 @@ struct model_report {
   std::int64_t retaining_width = 0;           ///< 0: there are no retaining heads
 
   std::int64_t tokenizer_tokens = 0;  ///< 0: there is no tokenizer that can be used
+  std::string tokenizer_file;         ///< which of the directory's files it was read from
   std::string tokenizer_problem;      ///< why not
   std::vector<std::string> prompts;   ///< presets whose special tokens the tokenizer has
 
