@@ -46,8 +46,7 @@ void add_weights(model_report& report, const checkpoint& model) {
 void add_tokenizer(model_report& report) {
   try {
     const auto words = tokenizer::load(report.directory);
-    report.tokenizer_file =
-        std::filesystem::exists(report.directory / "tokenizer.json") ? "tokenizer.json" : "tokenizer.model";
+    report.tokenizer_file = words.source().filename().string();
     report.tokenizer_tokens = words.vocabulary_size();
     for (const auto& format : prompt_formats()) {
       try {
