@@ -15,7 +15,7 @@ constexpr std::int32_t ids_max = 1 << 21;  // far above any vocabulary; a wrong 
 
 }  // namespace
 
-std::string shown(const json& value) { return value.is_primitive() ? value.dump() : value.type_name(); }
+std::string brief(const json& value) { return value.is_primitive() ? value.dump() : value.type_name(); }
 
 void json_node::refuse(const std::string& what) const { throw fault(fault_code::bad_input, what, where()); }
 
@@ -49,7 +49,7 @@ bool json_node::boolean() const {
 
 std::int32_t json_node::token_id() const {
   if (!value_->is_number_unsigned() || value_->get<std::uint64_t>() >= static_cast<std::uint64_t>(ids_max)) {
-    refuse("expected a token id from 0 to " + std::to_string(ids_max - 1) + ", found " + shown(*value_));
+    refuse("expected a token id from 0 to " + std::to_string(ids_max - 1) + ", found " + brief(*value_));
   }
   return value_->get<std::int32_t>();
 }

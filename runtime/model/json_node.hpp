@@ -46,7 +46,7 @@ class json_node {
 };
 
 /// The value as it stands in the file, or its type where it is an object or a list.
-std::string shown(const nlohmann::json& value);
+std::string brief(const nlohmann::json& value);
 
 /// Throws fault(bad_input) with line and column where the file is not JSON; `expected` says what it should have been.
 nlohmann::json read_json(const std::filesystem::path& path, const std::string& expected);

@@ -158,7 +158,7 @@ class reader {
         right = entry[1].get_ref<const std::string&>();
       }
       if (left.empty() || right.empty()) {
-        merges.at(i).refuse("expected two tokens, as [\"a\", \"b\"] or \"a b\", found " + shown(entry));
+        merges.at(i).refuse("expected two tokens, as [\"a\", \"b\"] or \"a b\", found " + brief(entry));
       }
       file_.bpe.merges.push_back({id_in(merges, i, left), id_in(merges, i, right), id_in(merges, i, left + right),
                                   static_cast<std::int32_t>(i)});

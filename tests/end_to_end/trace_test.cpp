@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -8,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/end_to_end/baton_process.hpp"
+#include "tests/end_to_end/samples.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 namespace baton {
@@ -16,7 +18,6 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 
-const std::filesystem::path source = BATON_SOURCE_DIR;
 constexpr int ranks = 4;
 constexpr int layers = 4;  // of models/needle
 
@@ -166,6 +167,49 @@ TEST_F(traced_run, a_trace_that_cannot_be_kept_is_refused_before_the_work) {
   const auto result = run("/nowhere/trace.json");
   EXPECT_EQ(result.exit_code, 2) << result.out;
   EXPECT_THAT(result.err, HasSubstr("--trace /nowhere/trace.json"));
+}
+
+TEST_F(traced_run, over_a_link_of_20_ms_ranks_attend_to_their_own_block_while_passing_blocks_travel) {
+  constexpr double delay_us = 20'000;
+  auto text = text_of(many_processes);
+  text.replace(text.find("../models"), 9, "models");
+  std::ofstream(folder.path() / "slow.yaml") << text << "links: {delay: 20ms}\n";
+  std::filesystem::current_path(source);
+  const auto s = samples_of("archive-8k").at(0);
+  const auto path = folder.path() / "trace.json";
+  const auto result = run_baton({"run", "--config", (folder.path() / "slow.yaml").string(), "--document", s.document,
+                                 "--question", s.question, "--ranks", std::to_string(ranks), "--quiet", "--trace",
+                                 path.string(), "--json", (folder.path() / "out.json").string()});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(stripped(result.out), s.answer + "\n");
+  const auto t = read_trace(path);
+  // Under way: from the moment when the last of a layer's blocks for a rank was sent until it was taken.
+  std::map<std::pair<int, int>, std::pair<double, double>> under_way;
+  for (const auto& [id, start] : t.starts) {
+    if (start.at("cat") != "prefill") continue;
+    const double sent = start.at("ts");
+    const double taken = t.ends.at(id).at("ts");
+    EXPECT_GE(taken - sent, delay_us) << start;
+    const auto& about = start.at("args");
+    auto& way = under_way[{about.at("target").get<int>(), about.at("layer").get<int>()}];
+    way = {std::max(way.first, sent), std::max(way.second, taken)};
+  }
+  ASSERT_EQ(under_way.size(), static_cast<std::size_t>((ranks - 1) * layers));
+  // A strategy that waits for its blocks before it attends to anything has no such slice.
+  for (const auto& [place, way] : under_way) {
+    const auto& slices = t.slices.at(place.first);
+    EXPECT_TRUE(std::ranges::any_of(slices,
+                                    [&](const slice& one) {
+                                      return one.stage == "prefill" && one.name == "attend" &&
+                                             one.layer == place.second && one.begin_us < way.second &&
+                                             one.end_us <= way.second;
+                                    }))
+        << "rank " << place.first << ", layer " << place.second;
+  }
+  double exposed = 0;
+  for (const auto& rank : json_of(folder.path() / "out.json").at("ranks"))
+    exposed += rank.at("exposed_wait_s").get<double>();
+  EXPECT_GT(exposed, 0);
 }
 
 }  // namespace
