@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <exception>
-#include <limits>
+#include <tuple>
 #include <utility>
 
 #include "runtime/transport/traced_transport.hpp"
@@ -176,17 +176,20 @@ void device_loop::sleep() {
 }
 
 bool device_loop::step_one() {
-  // Jobs take turns, so that a long one holds up nobody; within a job lower ranks go first, since others wait for them.
-  const auto after_last = shards_.upper_bound({last_job_, std::numeric_limits<int>::max()});
-  const auto step_in = [this](auto first, auto last) {
-    return std::any_of(first, last, [this](const auto& entry) { return step(*entry.second); });
-  };
-  return step_in(after_last, shards_.end()) || step_in(shards_.begin(), after_last);
+  // Jobs take turns, so that a long one holds up nobody. Within a job lower layers go first, and of one layer lower ranks: a rank
+  // that ran ahead would keep the others of its device, and all that wait for their blocks, from their first layers.
+  std::vector<shard*> order;
+  for (const auto& [key, s] : shards_) {
+    if (s->running()) order.push_back(s.get());
+  }
+  std::ranges::stable_sort(order, {}, [this](const shard* s) {
+    return std::tuple(s->job <= last_job_, s->job, s->progress->layer.load(std::memory_order_relaxed), s->rank);
+  });
+  return std::ranges::any_of(order, [this](shard* s) { return step(*s); });
 }
 
-/// False if the pass waits, or there is none.
+/// False if the pass waits.
 bool device_loop::step(shard& s) {
-  if (!s.running()) return false;
   try {
     const std::uint64_t before = s.progress->chunks.load(std::memory_order_relaxed);
     const auto state = s.running()->step();

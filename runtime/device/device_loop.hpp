@@ -113,9 +113,9 @@ struct pass_snapshot {
   std::uint64_t chunks = 0;
 };
 
-/// The compute thread of one device. It steps whichever pass can go on, jobs in turn, lower ranks first, and sleeps
-/// when none can. Owns the
-/// passes and the finished KV shards; borrows context and endpoint. `post` and `snapshot` may be called from any thread.
+/// The compute thread of one device. It steps whichever pass can go on, jobs in turn, lower layers first, then lower ranks, and
+/// sleeps when none can. Owns the passes and the finished KV shards; borrows context and endpoint. `post` and `snapshot` may be
+/// called from any thread.
 class device_loop {
  public:
   /// `on_event` is called on the compute thread and must not block.

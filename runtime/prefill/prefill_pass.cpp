@@ -81,6 +81,8 @@ task prefill_pass::run() {
   }
   for (int index = 0; index < model_.layers; ++index) {
     enter(block_phase::prefill, 0, index);
+    // Whoever has come less far goes first.
+    co_await give_way{};
     layer l(*this, index);
     co_await project(index);
     co_await strategy_.attend(l);

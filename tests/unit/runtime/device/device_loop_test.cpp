@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <stdexcept>
 
@@ -143,6 +144,34 @@ TEST_F(device_loop_test, waiting_is_exposed_only_while_the_device_has_nothing_el
   EXPECT_GE(waited.wait_s - waited.exposed_wait_s, other.compute_s - 1e-9);
   EXPECT_EQ(other.exposed_wait_s, 0);
   EXPECT_EQ(sender.exposed_wait_s, 0);
+}
+
+TEST_F(device_loop_test, ranks_of_one_device_go_from_layer_to_layer_together) {
+  ASSERT_TRUE(log.reserve(1, log.bytes_max()));
+  running_device device(*weights, network);
+  constexpr int ranks = 3;
+  const auto plan = plan_of("apb", ranks);
+  for (int rank = 0; rank < ranks; ++rank) {
+    device.loop().post(shard_of(1, rank, plan, true));
+    device.next<shard_prepared>(1);
+  }
+  // Those behind wait for the first at once, so that all have begun when it does.
+  for (int rank = ranks - 1; rank >= 0; --rank) {
+    device.loop().post(start_prefill{1, rank});
+    if (rank > 0) device.until_waiting(1);
+  }
+  std::map<int, std::int64_t> begun_ns, ended_ns;  ///< of a layer's work, over all ranks
+  for (int i = 0; i < ranks; ++i) {
+    for (const auto& span : device.next<prefill_done>(1).trace.spans) {
+      if (span.what == activity::wait) continue;
+      const auto [begun, is_new] = begun_ns.emplace(span.layer, span.begin_ns);
+      begun->second = std::min(begun->second, span.begin_ns);
+      ended_ns[span.layer] = std::max(ended_ns[span.layer], span.end_ns);
+    }
+  }
+  const int layers = weights->config().layers;
+  ASSERT_EQ(static_cast<int>(begun_ns.size()), layers);
+  for (int layer = 1; layer < layers; ++layer) EXPECT_GE(begun_ns[layer], ended_ns[layer - 1]) << "layer " << layer;
 }
 
 TEST_F(device_loop_test, a_trace_comes_with_prefill_and_answer_of_the_shards_that_were_asked_for_it) {
