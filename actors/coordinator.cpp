@@ -10,6 +10,7 @@ namespace baton::actors {
 
 coordinator_state::coordinator_state(coordinator_actor::pointer self, const coordinator_options& options)
     : self_(self), tick_(options.tick), logic_(options.model, options.limits, options.declared) {
+  const turn now(self);
   self_->set_down_handler([this](caf::down_msg& down) {
     guard(self_, [&] {
       lost(caf::actor_cast<caf::actor_addr>(down.source), down.reason == caf::exit_reason::remote_link_unreachable
@@ -21,6 +22,7 @@ coordinator_state::coordinator_state(coordinator_actor::pointer self, const coor
 }
 
 coordinator_actor::behavior_type coordinator_state::make_behavior() {
+  const turn now(self_);
   self_->delayed_send(self_, tick_, tick_atom::value);
   return {
       [this](const worker_actor& worker, const worker_report_bytes& m) {
@@ -67,6 +69,7 @@ coordinator_actor::behavior_type coordinator_state::make_behavior() {
         });
       },
       [this](count_atom) -> caf::result<std::uint64_t, std::uint64_t, std::string> {
+        const turn count(self_);
         return {static_cast<std::uint64_t>(logic_.workers()), static_cast<std::uint64_t>(logic_.relays()),
                 logic_.trouble()};
       },

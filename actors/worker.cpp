@@ -26,6 +26,7 @@ class worker_state {
         logic_({options.device.node, options.device.name, options.kernels->kernel_class(),
                 static_cast<std::int64_t>(options.device.memory_bytes), options.address, getpid()}),
         loop_(*device_, *network_, [this](device_event event) { inbox_.put(std::move(event)); }) {
+    const turn now(self_);
     // An address, not a handle: a handle would keep the actor alive that owns the compute thread.
     inbox_.on_first([me = caf::actor_cast<caf::actor_addr>(caf::actor_cast<caf::strong_actor_ptr>(self))] {
       if (const auto worker = caf::actor_cast<caf::strong_actor_ptr>(me))
@@ -36,6 +37,7 @@ class worker_state {
   }
 
   worker_actor::behavior_type make_behavior() {
+    const turn now(self_);
     self_->send(coordinator_, worker_actor(self_), worker_report_bytes{encode(worker_report(logic_.who()))});
     self_->delayed_send(self_, progress_, tick_atom::value);
     return {

@@ -51,13 +51,23 @@ RC_GTEST_PROP(detokenizer, gives_pieces_that_are_characters_and_join_to_the_deco
   }
 }
 
+bool is_sentencepiece(std::string_view name) { return name.starts_with("llama2") || name.starts_with("yi"); }
+
+// SentencePiece writes spaces as U+2581, so that a U+2581 of the text comes back as a space: with the reference as well.
+std::string with_spaces_for_marks(std::string text) {
+  constexpr std::string_view mark = "\u2581";
+  for (auto at = text.find(mark); at != std::string::npos; at = text.find(mark, at + 1))
+    text.replace(at, mark.size(), " ");
+  return text;
+}
+
 RC_GTEST_PROP(detokenizer, never_gives_part_of_a_character, ()) {
   const std::string text = *any_text();
   for (const std::string name : {"needle", "llama3", "gpt2", "llama2.model", "llama2.json", "yi.model", "yi.json"}) {
     const tokenizer& t = fixture_tokenizer(name);
     const auto pieces = pieces_of(t, t.encode(text, special_tokens::as_text));
     for (const std::string& piece : pieces) require_utf8(piece, name);
-    RC_ASSERT(joined(pieces) == text);
+    RC_ASSERT(joined(pieces) == (is_sentencepiece(name) ? with_spaces_for_marks(text) : text));
   }
 }
 
