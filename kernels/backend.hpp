@@ -119,6 +119,12 @@ class backend : public buffer_sizes {
   /// `read`, unless empty, hears of the parts' memory in pieces of a few MiB.
   [[nodiscard]] virtual std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts,
                                                              const host_memory_read& read) = 0;
+  /// Weights that nobody trained, to measure with: what `pack` makes of the numbers random_weights(seed, scale)(row * inputs + column)
+  /// of kernels/random_weight.hpp.
+  [[nodiscard]] virtual std::unique_ptr<packed_weights> pack_random(std::int64_t outputs, std::int64_t inputs,
+                                                                    std::uint64_t seed, float scale) = 0;
+  /// The same for a table: to[row, column] = random_weights(seed, scale)(row * columns + column), rounded. to: activation type.
+  virtual void fill_random(stream& s, const matrix& to, std::uint64_t seed, float scale) = 0;
 
   // ---- token-wise kernels ----
   /// out[t] = table[ids[t]]. table (vocabulary, hidden) in activation type, ids (T) in device memory, out (T, hidden).

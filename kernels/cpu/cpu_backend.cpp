@@ -13,6 +13,7 @@
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/linear.hpp"
 #include "kernels/cpu/memory.hpp"
+#include "kernels/cpu/random_fill.hpp"
 #include "kernels/cpu/rope.hpp"
 #include "kernels/cpu/sampling.hpp"
 #include "kernels/cpu/thread_pool.hpp"
@@ -98,6 +99,13 @@ class cpu_backend final : public backend {
   [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts,
                                                      const host_memory_read& read) override {
     return linear_.pack(parts, read);
+  }
+  [[nodiscard]] std::unique_ptr<packed_weights> pack_random(std::int64_t outputs, std::int64_t inputs,
+                                                            std::uint64_t seed, float scale) override {
+    return linear_.pack_random(outputs, inputs, seed, scale);
+  }
+  void fill_random(stream&, const matrix& to, std::uint64_t seed, float scale) override {
+    cpu::fill_random(pool_, to, seed, scale);
   }
   [[nodiscard]] std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const override {
     return linear_.packed_bytes(outputs, inputs);

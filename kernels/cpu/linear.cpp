@@ -6,6 +6,7 @@
 #include "kernels/cpu/convert.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/launch.hpp"
+#include "kernels/random_weight.hpp"
 
 namespace baton::cpu {
 namespace {
@@ -79,11 +80,13 @@ class linear_layers::panel_packer {
   panel_packer(std::span<const host_matrix> parts, element_type activations, element_type arithmetic)
       : parts_(parts), inputs_(parts.front().columns), activations_(activations), arithmetic_(arithmetic) {}
 
-  void pack(const packed& to, std::int64_t index) {
+  void pack(const packed& to, std::int64_t index) { pack(to, index, index * panel_columns); }
+  /// `first`: the row of the parts that is the panel's first.
+  void pack(const packed& to, std::int64_t index, std::int64_t first) {
     const std::int64_t columns = to.columns_of(index);
     if (columns != packer_columns_) packer_.emplace(weight_format(inputs_, columns, arithmetic_), true);
     packer_columns_ = columns;
-    (*packer_)(plain_rows(index * panel_columns, columns), to.panel(index));
+    (*packer_)(plain_rows(first, columns), to.panel(index));
   }
 
  private:
@@ -167,6 +170,29 @@ std::unique_ptr<packed_weights> linear_layers::pack(std::span<const host_matrix>
       if (part_row == part->rows) ++part, part_row = 0;
     }
   }
+  return weights;
+}
+
+std::unique_ptr<packed_weights> linear_layers::pack_random(std::int64_t outputs, std::int64_t inputs,
+                                                           std::uint64_t seed, float scale) {
+  if (outputs <= 0 || inputs <= 0) {
+    throw fault(fault_code::bad_input, "weights must have rows and columns", "pack_random");
+  }
+  auto weights = std::make_unique<packed>(outputs, inputs, arithmetic_);
+  const random_weights draw(seed, scale);
+  // A panel's rows are drawn as a host matrix of their own, so that they are rounded as a checkpoint's are.
+  std::vector<std::vector<float>> drawn(static_cast<std::size_t>(pool_.size()));
+  pool_.parallel_for(weights->panels(), [&](std::int64_t index, int thread) {
+    auto& rows = drawn[static_cast<std::size_t>(thread)];
+    rows.resize(static_cast<std::size_t>(panel_columns * inputs));
+    const std::int64_t columns = weights->columns_of(index);
+    const std::int64_t first = index * panel_columns * inputs;
+    for (std::int64_t i = 0; i < columns * inputs; ++i) {
+      rows[static_cast<std::size_t>(i)] = draw(static_cast<std::uint64_t>(first + i));
+    }
+    const host_matrix part{rows.data(), host_type::f32, columns, inputs};
+    panel_packer(std::span(&part, 1), activations_, arithmetic_).pack(*weights, index, 0);
+  });
   return weights;
 }
 

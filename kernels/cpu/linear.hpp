@@ -24,6 +24,9 @@ class linear_layers {
   /// Contract in backend::pack. Faults: bad_input for parts that do not fit each other, out_of_memory.
   [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts,
                                                      const host_memory_read& read = {});
+  /// Contract in backend::pack_random. Faults: bad_input, out_of_memory.
+  [[nodiscard]] std::unique_ptr<packed_weights> pack_random(std::int64_t outputs, std::int64_t inputs,
+                                                            std::uint64_t seed, float scale);
   [[nodiscard]] std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const;
 
   /// Contract in backend::linear.

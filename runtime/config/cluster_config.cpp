@@ -1,9 +1,6 @@
 #include "runtime/config/cluster_config.hpp"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -241,23 +238,6 @@ cluster_config read_cluster(config_section& in, const fs::path& base) {
   return cluster;
 }
 
-/// One byte more than may be parsed, so that a file that is too long is seen without reading all of it.
-std::string read_file(const fs::path& file) {
-  const auto refuse = [&](const std::string& why) {
-    throw fault(fault_code::bad_input, "cannot be read: " + why, file.string());
-  };
-  std::error_code ignored;
-  if (fs::is_directory(file, ignored)) refuse("it is a folder; give a YAML file, such as configs/quickstart.yaml");
-  errno = 0;
-  std::ifstream stream(file == "-" ? fs::path("/dev/stdin") : file, std::ios::binary);
-  if (!stream) refuse(std::strerror(errno));
-  std::string text(yaml_bytes_max + 1, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (stream.bad()) refuse(std::strerror(errno));
-  text.resize(static_cast<std::size_t>(stream.gcount()));
-  return text;
-}
-
 }  // namespace
 
 bool model_source::operator==(const model_source& other) const {
@@ -269,7 +249,7 @@ bool model_source::operator==(const model_source& other) const {
 }
 
 cluster_config load_cluster_config(const fs::path& file) {
-  return parse_cluster_config(read_file(file), file.string(), file.parent_path());
+  return parse_cluster_config(read_yaml_file(file), file.string(), file.parent_path());
 }
 
 cluster_config parse_cluster_config(std::string_view yaml, const std::string& file_name,

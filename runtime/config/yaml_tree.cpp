@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
 #include <optional>
 #include <sstream>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -182,6 +186,24 @@ yaml_document parse_yaml(std::string_view text, const std::string& file_name) {
         document.place(offset_of(error.mark)));
   }
   return document;
+}
+
+std::string read_yaml_file(const std::filesystem::path& file) {
+  const auto refuse = [&](const std::string& why) {
+    throw fault(fault_code::bad_input, "cannot be read: " + why, file.string());
+  };
+  std::error_code ignored;
+  if (std::filesystem::is_directory(file, ignored))
+    refuse("it is a folder; give a YAML file, such as configs/quickstart.yaml");
+  errno = 0;
+  std::ifstream stream(file == "-" ? std::filesystem::path("/dev/stdin") : file, std::ios::binary);
+  if (!stream) refuse(std::strerror(errno));
+  // One byte more than may be parsed, so that a file that is too long is seen without reading all of it.
+  std::string text(yaml_bytes_max + 1, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (stream.bad()) refuse(std::strerror(errno));
+  text.resize(static_cast<std::size_t>(stream.gcount()));
+  return text;
 }
 
 }  // namespace baton

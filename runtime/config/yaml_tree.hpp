@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,5 +40,8 @@ struct yaml_document {
 yaml_document parse_yaml(std::string_view text, const std::string& file_name);
 
 constexpr std::size_t yaml_bytes_max = std::size_t{1} << 20;
+
+/// The text of a file, for parse_yaml; "-" is standard input. Throws fault(bad_input) with the file and why it cannot be read.
+std::string read_yaml_file(const std::filesystem::path& file);
 
 }  // namespace baton

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "kernels/random_weight.hpp"
 #include "runtime/device/arena.hpp"
 
 namespace baton {
@@ -62,6 +63,7 @@ class weight_loader {
 
   /// The rows of these tensors under one another.
   [[nodiscard]] std::unique_ptr<packed_weights> pack(std::initializer_list<const tensor_view*> tensors) {
+    if (const auto* numbers = from_.drawn(**tensors.begin())) return draw(tensors, *numbers);
     std::vector<host_matrix> parts;
     std::vector<std::vector<float>> copies;
     std::int64_t after = done_;
@@ -87,6 +89,11 @@ class weight_loader {
 
   /// Rows of a table, in the type of activations.
   void upload(const tensor_view& tensor, const matrix& to) {
+    if (const auto* numbers = from_.drawn(tensor)) {
+      kernels_.fill_random(*queue_, to, numbers->seed, numbers->scale);
+      kernels_.synchronize(*queue_);
+      return drew(to.rows * to.columns);
+    }
     constexpr std::int64_t piece_bytes = 8 << 20;
     const std::int64_t row_bytes = std::max<std::int64_t>(static_cast<std::int64_t>(tensor.bytes.size()) / to.rows, 1);
     const std::int64_t rows_max = std::max<std::int64_t>(piece_bytes / row_bytes, 1);
@@ -121,15 +128,44 @@ class weight_loader {
   /// Vectors one behind the other, in fp32.
   void upload(std::initializer_list<const tensor_view*> tensors, float* to) {
     for (const tensor_view* tensor : tensors) {
-      const auto values = to_f32(*tensor);
+      const auto* numbers = from_.drawn(*tensor);
+      const auto values = numbers != nullptr ? drawn_vector(*tensor, *numbers) : to_f32(*tensor);
       kernels_.upload(*queue_, to, values.data(), values.size() * sizeof(float));
       kernels_.synchronize(*queue_);
       to += values.size();
+      if (numbers != nullptr) {
+        drew(static_cast<std::int64_t>(values.size()));
+        continue;
+      }
       done(tensor->bytes, done_ + static_cast<std::int64_t>(tensor->bytes.size()));
     }
   }
 
  private:
+  /// Fused weights are drawn as one matrix.
+  std::unique_ptr<packed_weights> draw(std::initializer_list<const tensor_view*> tensors,
+                                       const drawn_numbers& numbers) {
+    std::int64_t rows = 0;
+    for (const tensor_view* tensor : tensors) rows += tensor->shape.at(0);
+    const std::int64_t columns = (*tensors.begin())->shape.at(1);
+    auto weights = kernels_.pack_random(rows, columns, numbers.seed, numbers.scale);
+    drew(rows * columns);
+    return weights;
+  }
+
+  static std::vector<float> drawn_vector(const tensor_view& tensor, const drawn_numbers& numbers) {
+    const random_weights draw(numbers.seed, numbers.scale);
+    std::vector<float> values(static_cast<std::size_t>(tensor.shape.at(0)));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = numbers.offset + draw(i);
+    return values;
+  }
+
+  /// So many numbers were drawn: two bytes each, as checkpoint::bytes_to_read counts them.
+  void drew(std::int64_t numbers) {
+    done_ += 2 * numbers;
+    if (progress_) progress_(done_, total_);
+  }
+
   /// `most`: what will have been read of the checkpoint when the tensors under way are through.
   void done(std::span<const std::byte> bytes, std::int64_t most) {
     from_.let_go(bytes);

@@ -2,12 +2,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "runtime/model/model_config.hpp"
+#include "runtime/model/model_shape.hpp"
 #include "runtime/model/refusal_list.hpp"
 #include "runtime/model/safetensors.hpp"
 #include "runtime/model/weight_files.hpp"
@@ -38,6 +41,14 @@ struct retaining_head_tensors {
   const tensor_view* fc2 = nullptr;  ///< (kv_heads, retaining width)
 };
 
+/// How the numbers of a tensor come about that no file holds: offset + random_weights(seed, scale), as kernels/random_weight.hpp has
+/// them.
+struct drawn_numbers {
+  std::uint64_t seed = 0;
+  float scale = 0;
+  float offset = 0;
+};
+
 /// A Hugging Face checkpoint directory of a family of runtime/model/families: config.json, generation_config.json, weights
 /// in one or several safetensors files and, where there is one, retaining_heads.safetensors. Opening checks the name, type
 /// (F32, F16, BF16) and shape of every tensor that is used and reads no weights. Tensors that are not used are ignored, but
@@ -46,6 +57,7 @@ struct retaining_head_tensors {
 /// Owns the mapped files: views stay valid when the object is moved and until it is destroyed. Any thread may read.
 class checkpoint {
  public:
+  /// `directory` may also be a shape's file (model_shape.hpp): then all tensors are drawn, and have no bytes.
   /// Throws fault(bad_input) that names the file, the key or tensor, and what is expected.
   static checkpoint open(const std::filesystem::path& directory);
 
@@ -55,7 +67,8 @@ class checkpoint {
                                                   refusal_list& refusals);
 
   [[nodiscard]] const model_config& config() const noexcept { return config_; }
-  [[nodiscard]] const weight_files& files() const noexcept { return weights_; }
+  /// Null for a shape.
+  [[nodiscard]] const weight_files* files() const noexcept { return weights_ ? &*weights_ : nullptr; }
 
   /// (vocabulary, hidden)
   [[nodiscard]] const tensor_view& embedding() const noexcept { return *embedding_; }
@@ -79,24 +92,35 @@ class checkpoint {
     return retaining_heads_.at(static_cast<std::size_t>(index));
   }
 
-  /// What loading reads: a tensor that is both embedding and output head counts twice.
+  /// How a tensor of this checkpoint is drawn; null where a file holds it.
+  [[nodiscard]] const drawn_numbers* drawn(const tensor_view& tensor) const noexcept;
+
+  /// What loading reads, or draws, two bytes a number: a tensor that is both embedding and output head counts twice.
   [[nodiscard]] std::int64_t bytes_to_read() const;
 
   /// Gives the pages of a tensor's bytes, or of some of them, back to the system.
   void let_go(std::span<const std::byte> bytes) const noexcept;
 
  private:
+  struct drawn_tensor {
+    std::string name;
+    tensor_view view;
+    drawn_numbers numbers;
+  };
+
   checkpoint(model_config config, weight_files weights, std::optional<weight_files> retaining_weights,
              refusal_list& refusals);
+  explicit checkpoint(const model_shape& shape);
 
   model_config config_;
-  weight_files weights_;
+  std::optional<weight_files> weights_;
   std::optional<weight_files> retaining_weights_;
   const tensor_view* embedding_ = nullptr;
   const tensor_view* output_head_ = nullptr;
   const tensor_view* final_norm_ = nullptr;
   std::vector<layer_tensors> layers_;
   std::vector<retaining_head_tensors> retaining_heads_;
+  std::deque<drawn_tensor> drawn_;  ///< of a shape
 };
 
 }  // namespace baton

@@ -32,7 +32,9 @@ std::int64_t kv_bytes_per_token(const model_config& c, element_type type) {
 }
 
 void add_weights(model_report& report, const checkpoint& model) {
-  for (const auto& file : model.files().files()) {
+  report.retaining_width = model.retaining_width();
+  if (model.files() == nullptr) return;
+  for (const auto& file : model.files()->files()) {
     ++report.files;
     for (const auto& tensor : file.tensors()) {
       report.file_bytes += static_cast<std::int64_t>(tensor.bytes.size());
@@ -40,7 +42,6 @@ void add_weights(model_report& report, const checkpoint& model) {
           static_cast<std::int64_t>(tensor.bytes.size()) * 8 / bits_of(tensor.type);
     }
   }
-  report.retaining_width = model.retaining_width();
 }
 
 void add_tokenizer(model_report& report) {
@@ -200,15 +201,21 @@ json to_json(const rank_memory& m) {
 model_report inspect_model(const report_request& request) {
   model_report report;
   report.directory = request.directory;
-  const fs::path config_file = request.directory / "config.json";
-  parse_config_file(config_file);
+  std::error_code ignored;
+  report.is_shape = fs::is_regular_file(request.directory, ignored);
+  const fs::path config_file = report.is_shape ? request.directory : request.directory / "config.json";
+  if (!report.is_shape) parse_config_file(config_file);
   refusal_list refusals(reasons_max);
   const auto model = checkpoint::open_or_refuse(request.directory, report.config, refusals);
   report.refusals = refusals.reasons();
   if (const auto* family = find_model_family(report.config.family)) report.models = family->models;
   report.parameters = parameters_of(report.config);
   if (model) add_weights(report, *model);
-  add_tokenizer(report);
+  if (report.is_shape) {
+    report.tokenizer_problem = "a shape has no words; give token ids";
+  } else {
+    add_tokenizer(report);
+  }
   const bool config_is_right = std::ranges::none_of(
       report.refusals, [&](const fault& why) { return why.where().starts_with(config_file.string()); });
   if (config_is_right) add_memory(report, request);
@@ -220,13 +227,15 @@ std::string describe(const model_report& r) {
   const std::string family = r.config.family.empty() ? "?" : printable(r.config.family);
   text += line("family", family + (r.models.empty() ? "" : ": " + r.models));
   text += line("parameters", r.parameters > 0 ? count_text(r.parameters) : "?");
-  if (r.files > 0) {
+  if (r.is_shape) {
+    text += line("weights", "none: a shape, whose weights are drawn when it is loaded");
+  } else if (r.files > 0) {
     text += line("weights", weights_text(r));
   } else if (!r.config.dtype.empty()) {
     text += line("weights", printable(r.config.dtype) + " according to config.json");
   }
   text += shape_text(r);
-  if (r.files > 0) {
+  if (r.files > 0 || (r.is_shape && r.can_run())) {
     text +=
         line("retaining heads", r.retaining_width > 0 ? fmt::format("yes, of width {}", format_count(r.retaining_width))
                                                       : "none; apb chooses by query_key");
@@ -247,6 +256,7 @@ json to_json(const model_report& r) {
   json memory = json::array();
   for (const auto& m : r.memory) memory.push_back(to_json(m));
   return {{"directory", r.directory.string()},
+          {"is_shape", r.is_shape},
           {"can_run", r.can_run()},
           {"refusals", std::move(refusals)},
           {"family", c.family},

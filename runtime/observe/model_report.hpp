@@ -38,6 +38,7 @@ struct model_report {
   std::string models;           ///< whose checkpoints belong to the family; empty for an unknown one
   std::int64_t parameters = 0;  ///< 0 where sizes are missing
 
+  bool is_shape = false;                      ///< a shape's file in place of a directory: there are no weights
   std::size_t files = 0;                      ///< with weights; 0 where they cannot be opened
   std::int64_t file_bytes = 0;                ///< of their tensors
   std::map<std::string, std::int64_t> types;  ///< how many numbers there are of each type

@@ -9,7 +9,9 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cpu/isa.hpp"
+#include "kernels/cpu/random_fill.hpp"
 #include "kernels/fault.hpp"
+#include "kernels/random_weight.hpp"
 #include "tests/support/kernel_buffer.hpp"
 #include "tests/support/kernel_test.hpp"
 #include "tests/support/reference_arithmetic.hpp"
@@ -225,6 +227,50 @@ TEST_P(linear, widens_bf16_weights_exactly) {
   layers.run(in.x.view(), *layers.pack(std::array{host(weights)}), nullptr, a.view(), false);
   layers.run(in.x.view(), *layers.pack(std::array{host(wide)}), nullptr, b.view(), false);
   EXPECT_TRUE(a.bytes() == b.bytes());
+}
+
+TEST_P(linear, draws_random_weights_as_if_a_checkpoint_held_them) {
+  for (const sizes& s : {sizes{5, 31, 7}, sizes{37, 64, 513}}) {
+    const inputs in(type(), s);
+    kernel_buffer drawn(element_type::f32, s.outputs, s.inputs);
+    const random_weights draw(7, 0.25F);
+    for (std::int64_t row = 0; row < s.outputs; ++row) {
+      for (std::int64_t column = 0; column < s.inputs; ++column)
+        drawn.set(row, column, draw(static_cast<std::uint64_t>(row * s.inputs + column)));
+    }
+    kernel_buffer expected(type(), s.rows, s.outputs);
+    kernel_buffer out(type(), s.rows, s.outputs);
+    layers.run(in.x.view(), *layers.pack(std::array{host(drawn)}), nullptr, expected.view(), false);
+    layers.run(in.x.view(), *layers.pack_random(s.outputs, s.inputs, 7, 0.25F), nullptr, out.view(), false);
+    EXPECT_TRUE(out.bytes() == expected.bytes());
+
+    kernel_buffer rounded(type(), s.outputs, s.inputs, 3);
+    cpu::fill_random(pool, rounded.view(), 7, 0.25F);
+    kernel_buffer by_hand(type(), s.outputs, s.inputs, 3);
+    for (std::int64_t row = 0; row < s.outputs; ++row) {
+      for (std::int64_t column = 0; column < s.inputs; ++column) by_hand.set(row, column, drawn.at(row, column));
+    }
+    EXPECT_TRUE(rounded.bytes() == by_hand.bytes());
+  }
+}
+
+TEST(random_weights, are_spread_evenly_over_their_range_and_differ_from_seed_to_seed) {
+  constexpr std::uint64_t count = 100'000;
+  const random_weights draw(1, 2);
+  const random_weights other(2, 2);
+  double sum = 0;
+  double squares = 0;
+  double product = 0;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    ASSERT_GE(draw(i), -2);
+    ASSERT_LT(draw(i), 2);
+    sum += draw(i);
+    squares += static_cast<double>(draw(i)) * draw(i);
+    product += static_cast<double>(draw(i)) * other(i);
+  }
+  EXPECT_NEAR(sum / count, 0, 0.02);
+  EXPECT_NEAR(squares / count, 4.0 / 3, 0.02);
+  EXPECT_NEAR(product / count, 0, 0.02);
 }
 
 TEST_P(linear, gives_the_same_bits_with_any_number_of_threads) {

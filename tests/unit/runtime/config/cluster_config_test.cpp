@@ -43,7 +43,7 @@ std::string refusal_of(const std::string& yaml) {
 
 std::vector<fs::path> config_files() {
   std::vector<fs::path> files;
-  for (const auto& entry : fs::recursive_directory_iterator(configs)) {
+  for (const auto& entry : fs::directory_iterator(configs)) {
     if (entry.is_regular_file()) files.push_back(entry.path());
   }
   std::ranges::sort(files);

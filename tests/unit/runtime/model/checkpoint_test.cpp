@@ -317,7 +317,7 @@ TEST(checkpoint, opens_the_fixtures_of_every_family_and_form) {
     ++count;
   }
   EXPECT_GE(count, 10);
-  EXPECT_GT(checkpoint::open(models / "qwen2_untied_yarn").files().files().size(), 1U);
+  EXPECT_GT(checkpoint::open(models / "qwen2_untied_yarn").files()->files().size(), 1U);
   EXPECT_EQ(checkpoint::open(models / "yi").embedding().type, tensor_type::f16);
 }
 
