@@ -17,7 +17,7 @@ std::int64_t chunk_rows(std::int64_t chunk_tokens) { return std::max(chunk_token
 
 }  // namespace
 
-std::unique_ptr<backend> make_backend(const model_source& model, const cpu_device_config& device) {
+cpu::cpu_options cpu_options_of(const model_source& model, const cpu_device_config& device) {
   cpu::cpu_options options;
   options.activation = model.precision;
   options.threads = device.threads;
@@ -26,7 +26,11 @@ std::unique_ptr<backend> make_backend(const model_source& model, const cpu_devic
     options.threads = device.cores.empty() ? static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))
                                            : static_cast<int>(device.cores.size());
   }
-  return cpu::make_cpu_backend(options);
+  return options;
+}
+
+std::unique_ptr<backend> make_backend(const model_source& model, const cpu_device_config& device) {
+  return cpu::make_cpu_backend(cpu_options_of(model, device));
 }
 
 cluster_devices::cluster_devices(const cluster_config& config) {

@@ -6,6 +6,7 @@
 
 #include "actors/worker.hpp"
 #include "kernels/backend.hpp"
+#include "kernels/cpu/cpu_backend.hpp"
 #include "runtime/config/cluster_config.hpp"
 #include "runtime/model/checkpoint.hpp"
 #include "runtime/plan/job_plan.hpp"
@@ -30,6 +31,9 @@ class cluster_devices {
   std::vector<std::unique_ptr<backend>> backends_;
   std::vector<device_view> views_;
 };
+
+/// A CPU device's threads and cores, as they will be.
+cpu::cpu_options cpu_options_of(const model_source& model, const cpu_device_config& device);
 
 /// A device's backend with its threads.
 std::unique_ptr<backend> make_backend(const model_source& model, const cpu_device_config& device);

@@ -1,7 +1,9 @@
 #include "actors/command_line.hpp"
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
+#include "actors/completions.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/strategy/strategy.hpp"
 
@@ -36,6 +38,8 @@ void add_job_options(CLI::App& app, run_options& o) {
                  "lengths of the local blocks, one a rank; they add up to the document")
       ->delimiter(',')
       ->type_name("A,B,…");
+  app.add_option("--blocks", o.blocks, "even, or balanced: lengths whose ranks should finish together on this machine")
+      ->type_name("B");
   app.add_option("--compressor", o.compressor, "auto, retaining_heads, query_key, recent or random")->type_name("C");
   app.add_option("--compressor-seed", o.compressor_seed, "of the random compressor")->type_name("N");
   app.add_option("--precision", o.precision, "bf16, or fp32 to verify")->type_name("P");
@@ -73,6 +77,7 @@ command_line parse_command_line(int argc, char** argv) {
   run->add_flag("--quiet", line.run.quiet, "prints the answer and nothing else");
   auto* plan = app.add_subcommand("plan", "print blocks, devices, memory, messages and bytes of a job; run nothing");
   add_job_options(*plan, line.run);
+  plan->add_flag("--predict", line.run.predict, "also say how long the prefill would take; measures the device once");
   auto* inspect = app.add_subcommand(
       "inspect", "print what a checkpoint directory holds, what it takes, and whether it can be run");
   inspect->add_option("DIR", line.inspect.directory, "a Hugging Face checkpoint directory")->required();
@@ -82,8 +87,21 @@ command_line parse_command_line(int argc, char** argv) {
       ->type_name("N");
   inspect->add_option("--ranks", line.inspect.ranks, "of that job; 8")->type_name("H");
   inspect->add_option("--json", line.inspect.json, "writes the same there")->type_name("FILE");
+  add_bench_command(app, line.bench);
   auto* check = app.add_subcommand("check-config", "read a configuration file and print what it means");
   check->add_option("FILE", line.config_to_check, "the file")->required();
+  check->footer("\nExamples:\n  baton check-config configs/quickstart.yaml");
+  inspect->footer(
+      "\nExamples:\n  baton inspect models/needle\n  baton inspect configs/shapes/yi-34b-200k.yaml --ranks 8 "
+      "--document-tokens 131072");
+  auto* completions = app.add_subcommand("completions", "print a script that teaches a shell commands and options");
+  std::string shell;
+  completions->add_option("SHELL", shell, "bash, zsh or fish")
+      ->required()
+      ->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  completions->footer(
+      "\nExamples:\n  source <(baton completions bash)\n  baton completions fish > "
+      "~/.config/fish/completions/baton.fish");
   auto* version = app.add_subcommand("version", "print the version and what this machine offers");
   auto* node = app.add_subcommand("node", "be a node agent: hold the node's KV relay, start a worker for each device");
   add_process_options(*node, line.process);
@@ -99,11 +117,17 @@ command_line parse_command_line(int argc, char** argv) {
     line.exit_code = code == 0 ? 0 : 2;
     return line;
   }
+  if (*completions) {
+    fmt::print("{}", completion_script(app, shell));
+    line.exit_code = 0;
+    return line;
+  }
   if (*run) line.command = command_kind::run;
   if (*plan) line.command = command_kind::plan;
   if (*inspect) line.command = command_kind::inspect;
   if (*check) line.command = command_kind::check_config;
   if (*version) line.command = command_kind::version;
+  if (line.bench.what != bench_options::kind::none) line.command = command_kind::bench;
   if (*node) line.command = command_kind::node;
   if (*worker) line.command = command_kind::worker;
   return line;
@@ -131,6 +155,12 @@ cluster_config configuration_of(const run_options& o) {
     job.ranks = 1;
     job.block_tokens.clear();
   }
+  if (o.blocks && *o.blocks != "even" && *o.blocks != "balanced")
+    throw fault(fault_code::bad_input, "'" + *o.blocks + "' is unknown; even or balanced", "--blocks");
+  if (o.blocks && !o.block_tokens.empty())
+    throw fault(fault_code::bad_input, "gives lengths, --blocks asks for others; keep one of the two",
+                "--block-tokens");
+  if (o.blocks) job.block_tokens.clear();
   const auto& how = find_strategy(job.strategy);
   const auto needs_blocks = [&](bool given, const char* option) {
     if (given && !how.compresses())

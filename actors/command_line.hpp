@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "actors/bench_options.hpp"
 #include "actors/process_commands.hpp"
 #include "runtime/config/cluster_config.hpp"
 
@@ -23,6 +24,8 @@ struct run_options {
   std::optional<std::int64_t> anchor_tokens;
   std::optional<std::int64_t> passing_tokens;
   std::vector<std::int64_t> block_tokens;
+  std::optional<std::string> blocks;  ///< "even" or "balanced"
+  bool predict = false;               ///< of `plan`
   std::optional<std::string> compressor;
   std::optional<std::uint64_t> compressor_seed;
   std::optional<std::string> precision;
@@ -46,7 +49,7 @@ struct inspect_options {
   std::optional<std::filesystem::path> json;
 };
 
-enum class command_kind : std::uint8_t { none, run, plan, inspect, check_config, version, node, worker };
+enum class command_kind : std::uint8_t { none, run, plan, inspect, check_config, version, node, worker, bench };
 
 struct command_line {
   command_kind command = command_kind::none;
@@ -54,6 +57,7 @@ struct command_line {
   inspect_options inspect;
   std::filesystem::path config_to_check;
   process_options process;  ///< of `node` and `worker`
+  bench_options bench;
   /// Set where parsing has ended the program: --help, or a usage error already told on standard error.
   std::optional<int> exit_code;
 };

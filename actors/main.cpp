@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "actors/bench_command.hpp"
 #include "actors/command_line.hpp"
 #include "actors/inspect_command.hpp"
 #include "actors/process_commands.hpp"
@@ -42,6 +43,7 @@ int main(int argc, char** argv) {
       case baton::command_kind::version: return version();
       case baton::command_kind::node: return baton::node_agent_main(line.process);
       case baton::command_kind::worker: return baton::rank_worker_main(line.process);
+      case baton::command_kind::bench: return baton::bench_command(line.bench);
       case baton::command_kind::none: return 2;
     }
     return 2;

@@ -13,6 +13,7 @@
 #include "actors/cluster.hpp"
 #include "actors/job_client.hpp"
 #include "actors/job_input.hpp"
+#include "actors/known_rates.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/model/detokenizer.hpp"
 #include "runtime/observe/dump.hpp"
@@ -71,17 +72,33 @@ std::int64_t positions_needed(const prepared_run& run, const job_options& job) {
   return static_cast<std::int64_t>(run.input.document_ids.size() + run.input.query_ids.size()) + job.max_new_tokens;
 }
 
-costed_plan plan_of(prepared_run& run, const job_options& job) {
+plan_request request_of(const prepared_run& run, const job_options& job) {
   const std::int64_t model_positions = run.model.config().max_positions;
   const std::int64_t limit =
       run.config.positions_max > 0 ? std::min(run.config.positions_max, model_positions) : model_positions;
-  auto plan = make_job_plan({.document_tokens = static_cast<std::int64_t>(run.input.document_ids.size()),
-                             .query_tokens = static_cast<std::int64_t>(run.input.query_ids.size()),
-                             .system_tokens = run.input.system_tokens,
-                             .positions_max = limit,
-                             .has_retaining_heads = run.model.has_retaining_heads(),
-                             .options = job},
-                            run.devices.views());
+  return {.document_tokens = static_cast<std::int64_t>(run.input.document_ids.size()),
+          .query_tokens = static_cast<std::int64_t>(run.input.query_ids.size()),
+          .system_tokens = run.input.system_tokens,
+          .positions_max = limit,
+          .has_retaining_heads = run.model.has_retaining_heads(),
+          .options = job};
+}
+
+device_rates rates_of(prepared_run& run) {
+  return actors::known_rates(run.devices, run.config, run.model, run.config.job.chunk_tokens, false,
+                             [] { fmt::print(stderr, "baton: measuring the device, once\n"); });
+}
+
+/// With `--blocks balanced`: block lengths go into the job, so that its plan records them.
+job_options balanced(prepared_run& run, const run_options& options, job_options job) {
+  if (options.blocks != "balanced" || job.ranks < 2 || !find_strategy(job.strategy).compresses()) return job;
+  job.block_tokens =
+      balanced_blocks(request_of(run, job), run.devices.views(), run.model.config(), rates_of(run), false);
+  return job;
+}
+
+costed_plan plan_of(prepared_run& run, const job_options& job) {
+  auto plan = make_job_plan(request_of(run, job), run.devices.views());
   const auto basis = actors::basis_of(run.devices, run.model, positions_needed(run, job), job.chunk_tokens);
   auto costs = costs_of(plan, basis);
   return {std::move(plan), std::move(costs)};
@@ -230,8 +247,8 @@ int run_command(const run_options& options) {
     check_writable("--dump", options.dump);
     check_writable("--trace", options.trace);
     run.emplace(prepare(options));
-    jobs.push_back(run->config.job);
-    if (options.compare) jobs.push_back(compared_job(run->config, *options.compare));
+    jobs.push_back(balanced(*run, options, run->config.job));
+    if (options.compare) jobs.push_back(balanced(*run, options, compared_job(run->config, *options.compare)));
     for (const auto& job : jobs) plans.push_back(plan_of(*run, job));
     arenas = arenas_for(*run, plans);
   } catch (const fault& why) {
@@ -280,10 +297,17 @@ int plan_command(const run_options& options) {
   try {
     check_writable("--json", options.json);
     auto run = prepare(options);
-    const auto costed = plan_of(run, run.config.job);
+    const auto costed = plan_of(run, balanced(run, options, run.config.job));
     arenas_for(run, std::span(&costed, 1));
     fmt::print("{}", describe(costed.plan, costed.costs));
-    if (options.json) write_json(*options.json, {{"plan", to_json(costed.plan)}, {"costs", to_json(costed.costs)}});
+    nlohmann::json json{{"plan", to_json(costed.plan)}, {"costs", to_json(costed.costs)}};
+    if (options.predict) {
+      const double predicted_s = predicted_prefill_s(costed.plan, run.model.config(), rates_of(run));
+      fmt::print("{:<15}{} of prefill, {} tokens/s\n", "predicted", format_seconds(predicted_s),
+                 format_rate(static_cast<double>(costed.plan.document_tokens) / predicted_s));
+      json["predicted_prefill_s"] = predicted_s;
+    }
+    if (options.json) write_json(*options.json, json);
     return 0;
   } catch (const fault& why) {
     return report(why, 2);

@@ -61,7 +61,10 @@ class checkpoint {
   /// Throws fault(bad_input) that names the file, the key or tensor, and what is expected.
   static checkpoint open(const std::filesystem::path& directory);
 
-  /// The same, but goes on after a refusal and adds it to `refusals`; nothing where there was one. `config` becomes what could
+  /// A model of these sizes, all of whose tensors are drawn.
+  static checkpoint of_shape(const model_shape& shape) { return checkpoint(shape); }
+
+  /// The same as `open`, but goes on after a refusal and adds it to `refusals`; nothing where there was one. `config` becomes what could
   /// be read of config.json.
   static std::optional<checkpoint> open_or_refuse(const std::filesystem::path& directory, model_config& config,
                                                   refusal_list& refusals);

@@ -54,7 +54,7 @@ model_shape read_shape(yaml::config_section& in) {
   in.require("num_attention_heads", c.heads, size(), advice);
   c.kv_heads = c.heads;
   in.read("num_key_value_heads", c.kv_heads, size());
-  if (c.heads % c.kv_heads != 0) {
+  if (c.heads > 0 && c.heads % c.kv_heads != 0) {
     in.refuse("num_key_value_heads", fmt::format("{} does not divide num_attention_heads, {}", c.kv_heads, c.heads));
   }
   if (c.heads > 0 && c.hidden % c.heads == 0) c.head_dim = c.hidden / c.heads;

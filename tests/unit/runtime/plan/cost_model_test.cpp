@@ -1,0 +1,97 @@
+#include "runtime/plan/cost_model.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+namespace baton {
+namespace {
+
+constexpr device_rates rates{2e-6, 3e-7, 1e-10, 0.8e-10};
+
+std::vector<device_view> devices_of(int count) {
+  std::vector<device_view> views;
+  for (int i = 0; i < count; ++i) views.push_back({"node", "device" + std::to_string(i), "class"});
+  return views;
+}
+
+model_config model_of_layers(int layers) {
+  model_config model;
+  model.layers = layers;
+  return model;
+}
+
+plan_request request_of(std::int64_t tokens, int ranks) {
+  plan_request request;
+  request.document_tokens = tokens;
+  request.query_tokens = 64;
+  request.has_retaining_heads = true;
+  request.options.ranks = ranks;
+  request.options.max_new_tokens = 1;
+  return request;
+}
+
+double busy_max_over_mean(const job_plan& plan, const model_config& model) {
+  std::vector<double> seconds;
+  for (const auto& shard : plan.shards) seconds.push_back(predicted_shard_s(shard, model, rates));
+  const double sum = std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  return *std::ranges::max_element(seconds) * static_cast<double>(seconds.size()) / sum;
+}
+
+TEST(cost_model, adds_up_tokens_and_pairs_of_all_layers) {
+  const auto plan = make_job_plan(request_of(1000, 1), devices_of(1));
+  EXPECT_DOUBLE_EQ(predicted_shard_s(plan.shards[0], model_of_layers(3), rates),
+                   3 * (1000 * rates.token_s + 500'500 * rates.causal_pair_s));
+}
+
+TEST(cost_model, a_plan_takes_as_long_as_the_device_whose_ranks_take_longest) {
+  const auto model = model_of_layers(2);
+  const auto plan = make_job_plan(request_of(9000, 3), devices_of(2));
+  const double shared =
+      predicted_shard_s(plan.shards[0], model, rates) + predicted_shard_s(plan.shards[1], model, rates);
+  EXPECT_DOUBLE_EQ(predicted_prefill_s(plan, model, rates), shared);
+}
+
+TEST(balanced_blocks, of_the_published_settings_let_all_ranks_finish_together_where_even_ones_do_not) {
+  const auto model = model_of_layers(8);
+  for (const std::int64_t tokens : {16384, 32768, 131072}) {
+    for (const int ranks : {4, 8}) {
+      auto request = request_of(tokens, ranks);
+      const auto views = devices_of(ranks);
+      const auto even = make_job_plan(request, views);
+      request.options.block_tokens = balanced_blocks(request, views, model, rates, false);
+      const auto balanced = make_job_plan(request, views);
+      EXPECT_GT(busy_max_over_mean(even, model), 1.05) << tokens << " tokens, " << ranks << " ranks";
+      EXPECT_LT(busy_max_over_mean(balanced, model), 1.04) << tokens << " tokens, " << ranks << " ranks";
+      EXPECT_LT(predicted_prefill_s(balanced, model, rates), predicted_prefill_s(even, model, rates));
+      for (std::size_t h = 0; h + 1 < request.options.block_tokens.size(); ++h)
+        EXPECT_EQ(request.options.block_tokens[h] % 64, 0);
+    }
+  }
+}
+
+TEST(balanced_blocks, are_even_where_all_ranks_take_turns_on_one_device_unless_each_is_to_have_its_own) {
+  const auto model = model_of_layers(8);
+  const auto request = request_of(16384, 4);
+  EXPECT_EQ(balanced_blocks(request, devices_of(1), model, rates, false), (std::vector<std::int64_t>(4, 4096)));
+  EXPECT_GT(balanced_blocks(request, devices_of(1), model, rates, true).front(), 4096);
+}
+
+RC_GTEST_PROP(balanced_blocks, are_never_predicted_to_be_slower_and_always_add_up_to_the_document, ()) {
+  const auto model = model_of_layers(4);
+  auto request = request_of(*rc::gen::inRange<std::int64_t>(600, 40'000), *rc::gen::inRange(2, 12));
+  request.has_retaining_heads = *rc::gen::arbitrary<bool>();
+  const auto views = devices_of(*rc::gen::inRange(2, 5));
+  const auto even = make_job_plan(request, views);
+  request.options.block_tokens = balanced_blocks(request, views, model, rates, false);
+  const auto balanced = make_job_plan(request, views);  // refuses lengths that do not add up
+  RC_ASSERT(predicted_prefill_s(balanced, model, rates) <= predicted_prefill_s(even, model, rates));
+}
+
+}  // namespace
+}  // namespace baton
