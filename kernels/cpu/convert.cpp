@@ -21,8 +21,8 @@ void convert_as(const matrix& from, const matrix& to) {
   for (std::int64_t row = 0; row < from.rows; ++row) {
     const From* source = row_of<From>(from, row);
     To* target = row_of<To>(to, row);
-    for_vectors(static_cast<std::size_t>(from.columns),
-                [&](std::size_t i, auto lanes) HWY_ATTR { store(d, load(d, source + i, lanes), target + i, lanes); });
+    map_to(target, static_cast<std::size_t>(from.columns),
+           [&](std::size_t i, auto lanes) HWY_ATTR { return load(d, source + i, lanes); });
   }
 }
 
@@ -32,8 +32,8 @@ void add_as(const matrix& from, const matrix& to) {
   for (std::int64_t row = 0; row < from.rows; ++row) {
     const float* source = row_of<float>(from, row);
     To* target = row_of<To>(to, row);
-    for_vectors(static_cast<std::size_t>(from.columns), [&](std::size_t i, auto lanes) HWY_ATTR {
-      store(d, hn::Add(load(d, source + i, lanes), load(d, target + i, lanes)), target + i, lanes);
+    map_to(target, static_cast<std::size_t>(from.columns), [&](std::size_t i, auto lanes) HWY_ATTR {
+      return hn::Add(load(d, source + i, lanes), load(d, target + i, lanes));
     });
   }
 }

@@ -79,11 +79,16 @@ device_rates calibrate(backend& kernels, const model_config& model, std::int64_t
     bench_engine engine(std::span(&device, 1), std::span(&plan, 1));
     return rank_seconds(engine, plan, shape.config.vocabulary);
   };
-  // As long as time allows: pairs must weigh enough beside tokens to be told apart from them.
-  const auto short_plan = plan_of(shortest_tokens, 1);
+  // A whole chunk where time allows, for smaller ones are slower per token; then as long as it allows: pairs must weigh enough beside
+  // tokens to be told apart from them.
+  const double first_s = measure(plan_of(shortest_tokens, 1)).front();
+  std::int64_t short_tokens = shortest_tokens;
+  while (2 * short_tokens <= chunk_tokens && first_s * real(2 * short_tokens) / shortest_tokens < longest_s / 5)
+    short_tokens *= 2;
+  const auto short_plan = plan_of(short_tokens, 1);
   const double short_s = measure(short_plan).front();
-  std::int64_t tokens = 4 * shortest_tokens;
-  while (tokens < longest_tokens && short_s * real(tokens) / shortest_tokens * 3 < longest_s) tokens *= 2;
+  std::int64_t tokens = 4 * short_tokens;
+  while (tokens < longest_tokens && short_s * real(tokens) / real(short_tokens) * 6 < longest_s) tokens *= 2;
   const auto long_plan = plan_of(tokens, 1);
   const double long_s = measure(long_plan).front();
 

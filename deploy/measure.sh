@@ -1,0 +1,55 @@
+#!/bin/bash
+# Measures what docs/measurements.md has tables of, on this machine: builds the release, then writes text, JSON and plots.
+# Usage: deploy/measure.sh [FOLDER]     FOLDER: where to, build/measurements unless given; --quick as the first argument: minutes less
+#
+# Everything that is compared runs in turns in one process, beside the machine's own fastest matmul and copy. Nothing else should run
+# meanwhile; the first lines of each file say what did.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+lengths=4K,8K,16K
+repeats=5
+if [[ "${1:-}" == --quick ]]; then
+  lengths=2K,4K
+  repeats=2
+  shift
+fi
+folder=${1:-build/measurements}
+mkdir -p "$folder"
+
+cmake --preset release >/dev/null
+cmake --build --preset release --target baton baton_bench
+baton=build/release/baton
+
+# measure NAME COMMAND...: keeps what the command prints, under what it was and where it ran.
+measure() {
+  local name=$1
+  shift
+  echo "measure: $name"
+  {
+    echo "$ $*"
+    echo "$(date -I), commit $(git rev-parse --short HEAD), $(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg)"
+    sed -n '0,/model name/s/model name.*: //p' /proc/cpuinfo
+    "$baton" version
+    echo
+    "$@"
+  } >"$folder/$name.txt"
+}
+
+measure kernels "$baton" bench kernels --json "$folder/kernels.json"
+measure prefill-small "$baton" bench prefill --shape configs/shapes/small.yaml --lengths "$lengths" --ranks 4,8 \
+  --repeats "$repeats" --calibrate --json "$folder/prefill-small.json" --svg "$folder/prefill-small.svg"
+measure prefill-needle "$baton" bench prefill --model models/needle --lengths 8K,16K,32K --ranks 4,8 \
+  --repeats "$repeats" --calibrate --json "$folder/prefill-needle.json" --svg "$folder/prefill-needle.svg"
+for ranks in 4 8; do
+  measure "virtual-ranks-$ranks" "$baton" bench prefill --model models/needle --strategies full,star,apb --lengths 16K,32K \
+    --virtual-ranks "$ranks" --blocks even,balanced --repeats "$repeats" --json "$folder/virtual-ranks-$ranks.json" \
+    --svg "$folder/virtual-ranks-$ranks.svg"
+done
+# The projection beside what it projects: two devices of one thread.
+measure two-devices "$baton" bench prefill --config configs/two-devices.yaml --model models/needle --strategies apb \
+  --lengths 16K --ranks 2 --repeats "$repeats"
+measure two-virtual-ranks "$baton" bench prefill --model models/needle --strategies apb --lengths 16K --virtual-ranks 2 \
+  --threads 1 --repeats "$repeats"
+measure transport build/release/baton_bench --benchmark_filter=transport/
+echo "measure: tables and plots are in $folder"
