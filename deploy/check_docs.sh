@@ -49,6 +49,7 @@ check() {
   local root=$1 files file
   quoted_binary=$(printf '%q' "$2")
   cd "$root"
+  export XDG_CACHE_HOME="$root/build/cache"  # nothing is kept outside build/
   mkdir -p build
   mapfile -t files < <(find README.md CONTRIBUTING.md docs -name '*.md' 2>/dev/null | sort)
   for file in "${files[@]}"; do run_file "$file"; done
