@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "kernels/cpu/cpu_backend.hpp"
+#include "kernels/cuda/cuda_backend.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/decode/decode_pass.hpp"
 
@@ -17,7 +18,7 @@ std::int64_t chunk_rows(std::int64_t chunk_tokens) { return std::max(chunk_token
 
 }  // namespace
 
-cpu::cpu_options cpu_options_of(const model_source& model, const cpu_device_config& device) {
+cpu::cpu_options cpu_options_of(const model_source& model, const device_config& device) {
   cpu::cpu_options options;
   options.activation = model.precision;
   options.threads = device.threads;
@@ -29,7 +30,8 @@ cpu::cpu_options cpu_options_of(const model_source& model, const cpu_device_conf
   return options;
 }
 
-std::unique_ptr<backend> make_backend(const model_source& model, const cpu_device_config& device) {
+std::unique_ptr<backend> make_backend(const model_source& model, const device_config& device) {
+  if (device.kind == device_kind::cuda) return cuda::make_cuda_backend({.index = device.index});
   return cpu::make_cpu_backend(cpu_options_of(model, device));
 }
 
@@ -41,7 +43,12 @@ cluster_devices::cluster_devices(const cluster_config& config) {
         fmt::format("one process holds one node, {} are declared; set processes: per_device", config.nodes.size()),
         config.source_file.string());
   }
-  if (!in_this_process) backends_.push_back(make_backend(config.model, {.threads = 1, .cores = {}}));
+  if (!in_this_process) {
+    device_config basis = config.nodes.front().devices.front();
+    basis.threads = 1;
+    basis.cores.clear();
+    backends_.push_back(make_backend(config.model, basis));
+  }
   for (const auto& node : config.nodes) {
     for (const auto& device : node.devices) {
       if (in_this_process) backends_.push_back(make_backend(config.model, device));
@@ -50,7 +57,7 @@ cluster_devices::cluster_devices(const cluster_config& config) {
   }
 }
 
-worker_options worker_options_of(const cluster_config& config, const node_config& node, const cpu_device_config& device,
+worker_options worker_options_of(const cluster_config& config, const node_config& node, const device_config& device,
                                  std::int64_t arena_bytes, std::int64_t positions) {
   worker_options options;
   options.device.node = node.name;

@@ -33,13 +33,13 @@ class cluster_devices {
 };
 
 /// A CPU device's threads and cores, as they will be.
-cpu::cpu_options cpu_options_of(const model_source& model, const cpu_device_config& device);
+cpu::cpu_options cpu_options_of(const model_source& model, const device_config& device);
 
 /// A device's backend with its threads.
-std::unique_ptr<backend> make_backend(const model_source& model, const cpu_device_config& device);
+std::unique_ptr<backend> make_backend(const model_source& model, const device_config& device);
 
 /// What a device's worker is made of, backend and weights apart. `arena_bytes` for KV and workspace.
-worker_options worker_options_of(const cluster_config& config, const node_config& node, const cpu_device_config& device,
+worker_options worker_options_of(const cluster_config& config, const node_config& node, const device_config& device,
                                  std::int64_t arena_bytes, std::int64_t positions);
 
 /// What planning needs of the model on these devices.

@@ -11,18 +11,30 @@ namespace baton::actors {
 local_cluster::local_cluster(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
                              std::span<const std::int64_t> arena_bytes, std::int64_t positions,
                              const load_progress& progress)
-    : weights_(devices.kernels(0), model, progress),
-      log_(log_options_of(config.nodes.front().relay)),
+    : log_(log_options_of(config.nodes.front().relay)),
       relay_(config.nodes.front().name, log_, nullptr,
              [this](relay_report report) { reports_.put(std::move(report)); }),
       network_(log_),
       actor_config_(actor_config::reach::process),
       system_(std::make_unique<caf::actor_system>(actor_config_)) {
+  load(config, model, devices, progress);
   try {
     start(config, model, devices, arena_bytes, positions);
   } catch (...) {
     shut_down();
     throw;
+  }
+}
+
+/// Once for all CPU devices, and once for each GPU.
+void local_cluster::load(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
+                         const load_progress& progress) {
+  const auto& declared = config.nodes.front().devices;
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    const int memory = declared[i].kind == device_kind::cuda ? declared[i].index : -1;
+    auto& weights = weights_[memory];
+    if (!weights) weights = std::make_unique<model_weights>(devices.kernels(i), model, progress);
+    weights_of_.push_back(weights.get());
   }
 }
 
@@ -38,7 +50,7 @@ void local_cluster::start(const cluster_config& config, const checkpoint& model,
   for (std::size_t i = 0; i < devices.size(); ++i) {
     auto worker = worker_options_of(config, node, node.devices[i], arena_bytes[i], positions);
     worker.kernels = &devices.kernels(i);
-    worker.weights = &weights_;
+    worker.weights = weights_of_[i];
     workers_.push_back(spawn_worker(*system_, coordinator_, worker, network_.make_endpoint()));
   }
   wait_until_joined(*system_, coordinator_, workers_.size(), 1, std::chrono::milliseconds(config.timeouts.startup_ms),

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <map>
+#include <memory>
 #include <vector>
 
 #include "actors/actor_config.hpp"
@@ -25,11 +27,14 @@ class local_cluster final : public cluster {
   [[nodiscard]] const relay_log& log() const { return log_; }
 
  private:
+  void load(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
+            const load_progress& progress);
   void start(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
              std::span<const std::int64_t> arena_bytes, std::int64_t positions);
   void shut_down();
 
-  model_weights weights_;
+  std::map<int, std::unique_ptr<model_weights>> weights_;  ///< by GPU; -1: of all CPU devices
+  std::vector<const model_weights*> weights_of_;           ///< each device's
   event_inbox<relay_report> reports_;
   relay_log log_;
   relay relay_;

@@ -20,7 +20,7 @@ int run_worker(const process_options& options) {
   const auto node = std::ranges::find(config.nodes, options.node, &node_config::name);
   if (node == config.nodes.end())
     throw fault(fault_code::bad_input, "no such node in " + config.source_file.string(), "--node " + options.node);
-  const auto device = std::ranges::find(node->devices, options.device, &cpu_device_config::name);
+  const auto device = std::ranges::find(node->devices, options.device, &device_config::name);
   if (device == node->devices.end())
     throw fault(fault_code::bad_input, "no such device on node " + node->name, "--device " + options.device);
   if (device->memory_bytes == 0 || config.positions_max == 0) {

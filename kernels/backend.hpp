@@ -23,6 +23,10 @@ class event {
  public:
   virtual ~event() = default;
   [[nodiscard]] virtual bool reached() const = 0;
+  /// Blocks until it is reached.
+  virtual void wait() const = 0;
+  /// What the device took from an earlier point of the same stream to this one, in seconds. Both are reached.
+  [[nodiscard]] virtual double seconds_since(const event& earlier) const = 0;
 };
 
 /// Memory of a device, returned when destroyed. One of these backs an arena; kernels never allocate.
@@ -60,13 +64,16 @@ struct host_matrix {
 /// loader can let go of a mapped file's pages, and say how far it is.
 using host_memory_read = std::function<void(std::span<const std::byte>)>;
 
-/// Keys and values of one layer in the form that block attention likes ("panel"): the same memory on a GPU, packed tiles on a
-/// CPU. The memory is the caller's, `panel_bytes` of it, and keeps its meaning until overwritten.
+/// Keys and values of one layer in the form that block attention likes ("panel"). On a CPU, packed tiles in the caller's memory,
+/// `panel_bytes` of it, which keeps its meaning until overwritten. On a GPU, which attends to keys and values where they stand,
+/// nothing but the place where that is: `panel_bytes` is 0, and what was packed must stay as it is until the last attention to it.
 struct kv_panel {
   std::byte* data = nullptr;
   std::int64_t tokens_max = 0;
   int kv_heads = 0;
   int dim = 0;
+  head_matrix keys;    ///< GPU: (tokens packed so far, n_kv, D), from the panel's first token on
+  head_matrix values;  ///< GPU: as `keys`
 };
 
 /// cos and sin of position * inverse frequency, times an amplitude; (positions, dim / 2) each, fp32.
@@ -105,14 +112,25 @@ class backend : public buffer_sizes {
   virtual void adopt_compute_thread() {}
 
   // ---- memory ----
+  /// Whether the device's memory is the host's and launches return when they are done. Where not, device memory is reached by
+  /// `upload` and `download` alone, and what was launched is done when an event says so.
+  [[nodiscard]] virtual bool computes_on_host() const = 0;
   [[nodiscard]] virtual std::unique_ptr<stream> make_stream() = 0;
   /// Throws fault(out_of_memory) with the size.
   [[nodiscard]] virtual std::unique_ptr<device_memory> allocate(std::size_t bytes) = 0;
+  /// Host memory that the device copies from and to while the host goes on. Throws fault(out_of_memory).
+  [[nodiscard]] virtual std::unique_ptr<device_memory> allocate_host(std::size_t bytes) = 0;
+  /// The host memory may be used again once the stream has come so far. Either end may be host or device memory.
   virtual void upload(stream& s, void* device_to, const void* host_from, std::size_t bytes) = 0;
   virtual void download(stream& s, void* host_to, const void* device_from, std::size_t bytes) = 0;
   virtual void copy(stream& s, const matrix& from, const matrix& to) = 0;
   [[nodiscard]] virtual std::unique_ptr<event> record(stream& s) = 0;
+  /// What is launched from now on begins when `after`, of another stream of this device, is reached. Nobody waits here.
+  virtual void wait_for(stream& s, const event& after) = 0;
   virtual void synchronize(stream& s) = 0;
+  /// Calls `call` once all that was launched so far is done: at once on a CPU, else on a thread of the driver's, where it must be
+  /// short and may not use the device.
+  virtual void when_done(stream& s, std::function<void()> call) = 0;
 
   // ---- weights, at load ----
   /// The rows of all parts under one another become one matrix (fused q/k/v, fused gate/up). Every part has the same columns.
@@ -150,8 +168,12 @@ class backend : public buffer_sizes {
   /// Packing starts at multiples of this many tokens.
   [[nodiscard]] virtual std::int64_t panel_tile_tokens() const = 0;
   /// Puts keys and values (T, n_kv, D) at tokens [first, first + T) of the panel; `first` is a multiple of panel_tile_tokens.
-  virtual void pack_panel(stream& s, const head_matrix& keys, const head_matrix& values, const kv_panel& panel,
+  virtual void pack_panel(stream& s, const head_matrix& keys, const head_matrix& values, kv_panel& panel,
                           std::int64_t first) = 0;
+  /// The same `attend` will be asked for, with keys and values that stand as `panel.keys` and `panel.values` say: what takes long
+  /// to set up is set up now, outside of a job's way.
+  virtual void prepare_attend(const head_matrix& q, const kv_panel& panel, const attention_mask& mask,
+                              const head_matrix& out) = 0;
   /// softmax(scale q K^T) V. q, out (T, n_q, D) activations; log_sum_exp (T, n_q) fp32, natural logarithm.
   /// A query without keys gets 0 and -inf.
   virtual void attend(stream& s, const head_matrix& q, const kv_panel& panel, const attention_mask& mask, float scale,

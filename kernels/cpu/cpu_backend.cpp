@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <string>
 
@@ -29,6 +30,13 @@ class immediate_stream final : public stream {};
 class immediate_event final : public event {
  public:
   [[nodiscard]] bool reached() const override { return true; }
+  void wait() const override {}
+  [[nodiscard]] double seconds_since(const event& earlier) const override {
+    return std::chrono::duration<double>(at_ - dynamic_cast<const immediate_event&>(earlier).at_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point at_ = std::chrono::steady_clock::now();
 };
 
 /// Threads inherit the cores of the one that starts them; the caller gets its own back.
@@ -64,6 +72,7 @@ class cpu_backend final : public backend {
     if (!cores_.empty()) keep_to(cores_);
   }
 
+  [[nodiscard]] bool computes_on_host() const override { return true; }
   [[nodiscard]] std::unique_ptr<stream> make_stream() override { return std::make_unique<immediate_stream>(); }
   [[nodiscard]] std::unique_ptr<device_memory> allocate(std::size_t bytes) override {
     // Zeroing pages is most of the work of loading, so all threads do it.
@@ -75,6 +84,7 @@ class cpu_backend final : public backend {
                        });
     return memory;
   }
+  [[nodiscard]] std::unique_ptr<device_memory> allocate_host(std::size_t bytes) override { return allocate(bytes); }
   void upload(stream&, void* device_to, const void* host_from, std::size_t bytes) override {
     constexpr std::size_t piece_bytes = 1 << 20;
     if (bytes == 0) return;
@@ -94,7 +104,9 @@ class cpu_backend final : public backend {
   }
   void copy(stream&, const matrix& from, const matrix& to) override { cpu::copy(pool_, from, to); }
   [[nodiscard]] std::unique_ptr<event> record(stream&) override { return std::make_unique<immediate_event>(); }
+  void wait_for(stream&, const event&) override {}
   void synchronize(stream&) override {}
+  void when_done(stream&, std::function<void()> call) override { call(); }
 
   [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts,
                                                      const host_memory_read& read) override {
@@ -135,10 +147,11 @@ class cpu_backend final : public backend {
     return block_attention_.panel_bytes(tokens_max, kv_heads, dim);
   }
   [[nodiscard]] std::int64_t panel_tile_tokens() const override { return block_attention::key_tile; }
-  void pack_panel(stream&, const head_matrix& keys, const head_matrix& values, const kv_panel& panel,
+  void pack_panel(stream&, const head_matrix& keys, const head_matrix& values, kv_panel& panel,
                   std::int64_t first) override {
     block_attention_.pack(keys, values, panel, first);
   }
+  void prepare_attend(const head_matrix&, const kv_panel&, const attention_mask&, const head_matrix&) override {}
   void attend(stream&, const head_matrix& q, const kv_panel& panel, const attention_mask& mask, float scale,
               const head_matrix& out, const matrix& log_sum_exp, attention_result result) override {
     block_attention_.attend(q, panel, mask, scale, out, log_sum_exp, result);

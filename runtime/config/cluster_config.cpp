@@ -163,17 +163,24 @@ std::vector<int> read_cores(const config_value& value) {
   return cores;
 }
 
-cpu_device_config read_device(config_section& in) {
-  cpu_device_config device{.name = {}, .cores = {}};
-  std::string kind;
+device_config read_device(config_section& in) {
+  device_config device{.name = {}, .cores = {}};
   in.read("name", device.name, read_name);
-  in.read("kind", kind, config::one_of<std::string>({{"cpu", "cpu"}}));
+  in.read("kind", device.kind, config::one_of<device_kind>({{"cpu", device_kind::cpu}, {"cuda", device_kind::cuda}}));
+  in.read("index", device.index, config::whole(0, 1023));
   in.read("threads", device.threads, config::auto_or(0, config::whole(1, threads_max)));
   in.read("cores", device.cores, read_cores);
   in.read("memory", device.memory_bytes, config::auto_or(std::int64_t{0}, config::bytes(mebibyte, 1024 * tebibyte)));
   if (!device.cores.empty() && device.threads > static_cast<int>(device.cores.size())) {
     in.refuse("threads", fmt::format("{} threads cannot run at once on {} cores; list more cores, or auto",
                                      device.threads, device.cores.size()));
+  }
+  if (device.kind == device_kind::cuda) {
+    if (in.has("threads")) in.refuse("threads", "a GPU has none to choose");
+    if (in.has("cores")) in.refuse("cores", "a GPU has none to choose");
+    if (device.name.empty()) device.name = fmt::format("cuda{}", device.index);
+  } else if (in.has("index")) {
+    in.refuse("index", "only a device of kind cuda has one");
   }
   return device;
 }
@@ -224,6 +231,19 @@ links_config read_links(config_section& in) {
   return links;
 }
 
+/// What devices and the rest must agree on.
+void settle_devices(const config_section& in, const cluster_config& cluster) {
+  const device_kind kind = cluster.nodes.front().devices.front().kind;
+  for (const auto& node : cluster.nodes) {
+    for (const auto& device : node.devices) {
+      if (device.kind != kind) in.refuse("nodes", "devices of several kinds cannot share a job yet; use one kind");
+    }
+  }
+  if (kind == device_kind::cuda && cluster.model.precision == element_type::f32) {
+    in.refuse("model", "precision fp32 is there to verify, on CPU devices; GPUs compute in bf16");
+  }
+}
+
 cluster_config read_cluster(config_section& in, const fs::path& base) {
   cluster_config cluster;
   in.require("model", cluster.model, config::section([&](config_section& model) { return read_model(model, base); }),
@@ -232,6 +252,7 @@ cluster_config read_cluster(config_section& in, const fs::path& base) {
   in.read("processes", cluster.processes,
           config::one_of<process_layout>({{"one", process_layout::one}, {"per_device", process_layout::per_device}}));
   in.read("nodes", cluster.nodes, config::named_sections("node", read_node));
+  settle_devices(in, cluster);
   in.read("links", cluster.links, config::section(read_links));
   in.read("limits", cluster.positions_max, config::section(read_positions_max));
   in.read("timeouts", cluster.timeouts, config::section(read_timeouts));

@@ -12,14 +12,18 @@
 
 namespace baton {
 
-/// A fixed set of CPU cores and threads that ranks may be placed on.
-struct cpu_device_config {
+enum class device_kind : std::uint8_t { cpu, cuda };
+
+/// What ranks may be placed on: a fixed set of CPU cores and threads, or a GPU.
+struct device_config {
   std::string name = "cpu0";
   int threads = 0;                ///< 0: one per core, of `cores` or of the whole machine
   std::vector<int> cores;         ///< that the threads are pinned to; empty: wherever the system puts them
   std::int64_t memory_bytes = 0;  ///< for KV and workspace; 0: what the job needs
+  device_kind kind = device_kind::cpu;
+  int index = 0;  ///< of a GPU, as CUDA counts them
 
-  bool operator==(const cpu_device_config&) const = default;
+  bool operator==(const device_config&) const = default;
 };
 
 /// The compressed blocks that one node keeps.
@@ -34,7 +38,7 @@ struct relay_config {
 struct node_config {
   std::string name = "local";
   relay_config relay;
-  std::vector<cpu_device_config> devices = {cpu_device_config{}};  ///< at least one, of different names
+  std::vector<device_config> devices = {device_config{}};  ///< at least one, of different names
 
   bool operator==(const node_config&) const = default;
 };

@@ -81,6 +81,16 @@ std::string describe(const node_config& node) {
       in_quotes(node.name), config::format_size(node.relay.log_memory_bytes),
       config::format_size(node.relay.log_disk_bytes), in_quotes(node.relay.log_directory.string()));
   for (const auto& device : node.devices) {
+    if (device.kind == device_kind::cuda) {
+      text += fmt::format(
+          "      - name: {}\n"
+          "        kind: cuda\n"
+          "        index: {}\n"
+          "        memory: {}\n",
+          in_quotes(device.name), device.index,
+          device.memory_bytes != 0 ? config::format_size(device.memory_bytes) : "auto");
+      continue;
+    }
     text += fmt::format(
         "      - name: {}\n"
         "        kind: cpu\n"

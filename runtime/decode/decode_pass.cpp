@@ -202,7 +202,6 @@ task decode_pass::attend(int index, std::int64_t count, block_phase phase_of_blo
                        .layer = static_cast<std::uint16_t>(index),
                        .source = static_cast<std::uint16_t>(source)};
     };
-    kernels_.synchronize(queue_);
     const auto own = parts_of(rank_);
     const std::vector<outgoing_block> sends{
         {key(rank_), {own.begin(), own.end()}, {0, plan_.ranks()}, block_route::direct}};
@@ -242,12 +241,12 @@ task decode_pass::choose_token(int index, std::int64_t last_row) {
                       .part = 1};
   if (is_last()) {
     const std::vector<outgoing_block> sends{
-        {key, {std::as_bytes(std::span(&token_, 1))}, {0, last}, block_route::direct}};
+        {key, {std::as_bytes(std::span(&token_, 1))}, {0, last}, block_route::direct, true}};
     auto under_way = exchange(sends, {});
     co_await under_way;
   } else {
     const std::vector<incoming_block> receives{
-        {key, {std::as_writable_bytes(std::span(&token_, 1))}, block_route::direct}};
+        {key, {std::as_writable_bytes(std::span(&token_, 1))}, block_route::direct, true}};
     auto under_way = exchange({}, receives);
     co_await under_way;
   }

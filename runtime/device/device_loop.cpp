@@ -32,7 +32,13 @@ struct device_loop::shard {
 };
 
 device_loop::device_loop(device_context& device, endpoint& network, std::function<void(device_event)> on_event)
-    : device_(device), endpoint_(network), on_event_(std::move(on_event)), thread_([this] { run(); }) {}
+    : device_(device),
+      staged_(device.kernels().computes_on_host()
+                  ? nullptr
+                  : std::make_unique<staged_endpoint>(network, device.kernels(), device.queue())),
+      endpoint_(staged_ ? *staged_ : network),
+      on_event_(std::move(on_event)),
+      thread_([this] { run(); }) {}
 
 device_loop::~device_loop() {
   {
@@ -76,10 +82,24 @@ void device_loop::run() {
     if (stopping) break;
     for (auto& command : commands) std::visit([this](auto& c) { handle(std::move(c)); }, command);
     // A doorbell that rings between a look and the sleep is not lost: `wait` returns at once.
-    if (!step_one()) sleep();
+    if (!step_one()) {
+      sleep();
+    } else if (staged_) {
+      keep_pace();
+    }
   }
   const std::lock_guard lock(mutex_);
   shards_.clear();
+}
+
+void device_loop::keep_pace() {
+  in_flight_.push_back(device_.kernels().record(device_.queue()));
+  staged_->progress();
+  while (in_flight_.size() > steps_in_flight_max) {
+    in_flight_.front()->wait();
+    in_flight_.pop_front();
+    staged_->progress();
+  }
 }
 
 void device_loop::handle(prepare_prefill&& command) {
@@ -151,7 +171,8 @@ void device_loop::handle(give_again&& command) {
     const outgoing_block again{compressed_key(s.job, command.layer, s.rank),
                                {made->bytes},
                                {s.rank + 1, s.plan.ranks()},
-                               block_route::relayed};
+                               block_route::relayed,
+                               true};
     static_cast<void>(s.network->exchange(std::span(&again, 1), {}));
   } catch (const fault& why) {
     fail(s, why);
@@ -167,8 +188,12 @@ void device_loop::handle(drop_job&& command) {
 }
 
 void device_loop::sleep() {
+  // What was queued hides the waiting of whoever waits.
+  while (!in_flight_.empty() && in_flight_.front()->reached()) in_flight_.pop_front();
+  const bool idle = in_flight_.empty();
   const auto begun = std::chrono::steady_clock::now();
   endpoint_.wait(begun + std::chrono::seconds(1));
+  if (!idle) return;
   const auto slept = std::chrono::steady_clock::now() - begun;
   for (const auto& [key, s] : shards_) {
     if (auto* const waiting = s->running()) waiting->device_idled(slept);
@@ -196,6 +221,7 @@ bool device_loop::step(shard& s) {
     if (s.progress->chunks.load(std::memory_order_relaxed) == before) return false;
     last_job_ = s.job;
     if (state != pass::state::finished) return true;
+    if (staged_) staged_->progress();  // what was sent last counts
     if (s.prefill) {
       prefill_done done{s.job, s.rank, s.prefill->timings(), s.network->counts(), device_.config().kv_heads, {}, {}};
       if (s.keep_chosen_units) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "kernels/fault.hpp"
 #include "runtime/decode/decode_pass.hpp"
 #include "runtime/device/device_context.hpp"
+#include "runtime/device/staged_endpoint.hpp"
 #include "runtime/observe/trace.hpp"
 #include "runtime/prefill/prefill_pass.hpp"
 #include "runtime/transport/transport.hpp"
@@ -114,7 +116,8 @@ struct pass_snapshot {
 };
 
 /// The compute thread of one device. It steps whichever pass can go on, jobs in turn, lower layers first, then lower ranks, and
-/// sleeps when none can. Owns the passes and the finished KV shards; borrows context and endpoint. `post` and `snapshot` may be
+/// sleeps when none can. A device that does not compute on the host is kept a few steps behind this thread, and reached through a
+/// staged_endpoint. Owns the passes and the finished KV shards; borrows context and endpoint. `post` and `snapshot` may be
 /// called from any thread.
 class device_loop {
  public:
@@ -143,10 +146,17 @@ class device_loop {
   bool step(shard& s);
   /// Until somebody rings; what the passes wait meanwhile is exposed.
   void sleep();
+  /// After a step was queued on a device that works behind this thread: waits until few are left, so that a stop, or another
+  /// job, need not wait for much.
+  void keep_pace();
   void fail(shard& s, const fault& why);
 
+  static constexpr std::size_t steps_in_flight_max = 8;
+
   device_context& device_;
+  const std::unique_ptr<staged_endpoint> staged_;  ///< null where the device computes on the host
   endpoint& endpoint_;
+  std::deque<std::unique_ptr<event>> in_flight_;
   const std::function<void(device_event)> on_event_;
   std::map<shard_key, std::unique_ptr<shard>> shards_;  ///< changed by the compute thread under mutex_, for snapshot
 

@@ -28,10 +28,49 @@ double pass::elapsed_s() const { return begun_ ? seconds_between(*begun_, clock:
 
 void pass::enter(block_phase stage, std::uint32_t step, int layer) {
   progress_.layer.store(layer, std::memory_order_relaxed);
-  if (trace_) trace_->enter(stage, step, layer);
+  stage_ = stage;
+  stage_step_ = step;
+  if (trace_ && device_ == nullptr) trace_->enter(stage, step, layer);
 }
 
-void pass::spent(phase p, clock::time_point begin, clock::time_point end) {
+void pass::time_on(backend& kernels, stream& queue) {
+  if (kernels.computes_on_host()) return;
+  device_ = &kernels;
+  queue_ = &queue;
+  kernels.synchronize(queue);
+  origin_ = kernels.record(queue);
+  origin_on_host_ = clock::now();
+}
+
+std::unique_ptr<event> pass::mark() const { return device_ == nullptr ? nullptr : device_->record(*queue_); }
+
+void pass::settle_timings() {
+  if (device_ == nullptr) return;
+  const auto on_host = [this](const event& at) {
+    return origin_on_host_ +
+           std::chrono::duration_cast<clock::duration>(std::chrono::duration<double>(at.seconds_since(*origin_)));
+  };
+  for (const auto& span : spans_) {
+    const double seconds = span.end->seconds_since(*span.begin);
+    if (!span.of) {
+      timings_.wait_s += seconds;
+      continue;
+    }
+    timings_.phase_s[static_cast<std::size_t>(*span.of)] += seconds;
+    timings_.compute_s += seconds;
+    if (!trace_) continue;
+    trace_->enter(span.stage, span.step, span.layer);
+    trace_->did(static_cast<activity>(*span.of), on_host(*span.begin), on_host(*span.end));
+  }
+  spans_.clear();
+}
+
+void pass::spent(phase p, clock::time_point begin, clock::time_point end, std::unique_ptr<event> begun_on_device) {
+  if (begun_on_device) {
+    spans_.push_back(
+        {p, stage_, stage_step_, progress_.layer.load(std::memory_order_relaxed), std::move(begun_on_device), mark()});
+    return;
+  }
   timings_.phase_s[static_cast<std::size_t>(p)] += seconds_between(begin, end);
   if (trace_) trace_->did(static_cast<activity>(p), begin, end);
 }
@@ -46,18 +85,22 @@ pass::state pass::step() {
   if (place_.waiting_for && !place_.waiting_for->done()) {
     const int missing = place_.waiting_for->missing_rank();
     progress_.waiting_for.store(missing, std::memory_order_relaxed);
-    if (trace_) trace_->waits(missing, clock::now());
+    if (trace_ && device_ == nullptr) trace_->waits(missing, clock::now());
     return state::waiting;
   }
   if (waiting_since_) {
-    timings_.wait_s += seconds_between(*waiting_since_, entered);
+    if (device_ == nullptr) timings_.wait_s += seconds_between(*waiting_since_, entered);
     waiting_since_.reset();
     progress_.waiting_for.store(-1, std::memory_order_relaxed);
-    if (trace_) trace_->waited(entered);
+    if (trace_ && device_ == nullptr) trace_->waited(entered);
+    if (waiting_since_on_device_) {
+      spans_.push_back({std::nullopt, stage_, stage_step_, progress_.layer.load(std::memory_order_relaxed),
+                        std::move(waiting_since_on_device_), mark()});
+    }
   }
   place_.resume_at.resume();
   const auto left = clock::now();
-  timings_.compute_s += seconds_between(entered, left);
+  if (device_ == nullptr) timings_.compute_s += seconds_between(entered, left);
   timings_.total_s = seconds_between(*begun_, left);
   progress_.chunks.fetch_add(1, std::memory_order_relaxed);
   if (body_->done()) {
@@ -66,7 +109,8 @@ pass::state pass::step() {
   }
   if (!place_.waiting_for) return state::can_go_on;
   waiting_since_ = left;
-  if (trace_) trace_->waits(place_.waiting_for->missing_rank(), left);
+  waiting_since_on_device_ = mark();
+  if (trace_ && device_ == nullptr) trace_->waits(place_.waiting_for->missing_rank(), left);
   return state::waiting;
 }
 

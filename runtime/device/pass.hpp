@@ -4,9 +4,12 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string_view>
+#include <vector>
 
+#include "kernels/backend.hpp"
 #include "runtime/device/task.hpp"
 #include "runtime/transport/transport.hpp"
 
@@ -27,7 +30,8 @@ struct pass_progress {
   std::atomic<std::uint64_t> chunks{0};      ///< grows while the pass lives: a sign of life
 };
 
-/// Where a pass's time went, in seconds.
+/// Where a pass's time went, in seconds. Of a prefill on a device that does not compute on the host, phases, compute and wait are by the
+/// device's clock: what it took, not what it took to queue.
 struct pass_timings {
   std::array<double, phase_count> phase_s{};
   double compute_s = 0;       ///< inside steps
@@ -51,6 +55,8 @@ class pass {
   /// The device had nothing to compute for so long: exposed waiting, if the pass waits.
   void device_idled(std::chrono::steady_clock::duration slept);
   [[nodiscard]] const pass_timings& timings() const { return timings_; }
+  /// When the device has done all that the pass launched so far: what was timed on it is added to timings and trace.
+  void settle_timings();
 
  protected:
   using clock = std::chrono::steady_clock;
@@ -65,23 +71,38 @@ class pass {
   void enter(block_phase stage, std::uint32_t step, int layer);
   /// Seconds since the first step began.
   [[nodiscard]] double elapsed_s() const;
+  /// From now on phases and waiting are timed on the device, if it does not compute on the host. Called before `begin`.
+  void time_on(backend& kernels, stream& queue);
 
   /// Adds the time of a scope to a phase. Scopes lie side by side, and no exchange is awaited within one.
   class timed {
    public:
-    timed(pass& owner, phase p) : pass_(owner), phase_(p) {}
-    ~timed() { pass_.spent(phase_, begun_, clock::now()); }
+    timed(pass& owner, phase p) : pass_(owner), phase_(p), begun_on_device_(owner.mark()) {}
+    ~timed() { pass_.spent(phase_, begun_, clock::now(), std::move(begun_on_device_)); }
     timed(const timed&) = delete;
     timed& operator=(const timed&) = delete;
 
    private:
     pass& pass_;
     const phase phase_;
+    std::unique_ptr<event> begun_on_device_;
     const clock::time_point begun_ = clock::now();
   };
 
  private:
-  void spent(phase p, clock::time_point begin, clock::time_point end);
+  /// A stretch of the pass on the device's clock.
+  struct device_span {
+    std::optional<phase> of;  ///< none: waiting
+    block_phase stage;
+    std::uint32_t step;
+    int layer;
+    std::unique_ptr<event> begin;
+    std::unique_ptr<event> end;
+  };
+
+  void spent(phase p, clock::time_point begin, clock::time_point end, std::unique_ptr<event> begun_on_device);
+  /// A point on the device's clock; null where the host's will do.
+  [[nodiscard]] std::unique_ptr<event> mark() const;
 
   pass_progress& progress_;
   trace_recorder* const trace_;
@@ -90,6 +111,15 @@ class pass {
   suspension place_;
   std::optional<clock::time_point> begun_;
   std::optional<clock::time_point> waiting_since_;
+
+  backend* device_ = nullptr;  ///< whose clock counts; null: the host's
+  stream* queue_ = nullptr;
+  std::unique_ptr<event> origin_;
+  clock::time_point origin_on_host_;
+  std::vector<device_span> spans_;
+  std::unique_ptr<event> waiting_since_on_device_;
+  block_phase stage_ = block_phase::prefill;
+  std::uint32_t stage_step_ = 0;
 };
 
 }  // namespace baton

@@ -22,7 +22,7 @@ struct kv_block {
 struct causal_run {
   std::int64_t first = 0;
   std::int64_t count = 0;
-  const kv_panel* panel = nullptr;
+  kv_panel* panel = nullptr;
 };
 
 /// The runs of a rank: usually one, [A; B_h]; two where the anchor is computed aside.

@@ -70,7 +70,32 @@ prefill_pass::prefill_pass(device_context& device, const job_plan& plan, const s
   } else {
     runs_ = {{causal_run{0, share_.tokens(), &work_.local_panel}, {}}, 1};
   }
+  prepare_attention();
+  time_on(kernels_, queue_);
   begin(run());
+}
+
+/// Tells the kernels what attend_causal and attend_dense will ask for.
+void prefill_pass::prepare_attention() {
+  const auto prepare = [&](std::int64_t first, std::int64_t count, const kv_panel& panel, const attention_mask& mask) {
+    kernels_.prepare_attend(queries().slice(first, count), panel, mask, work_.attended.slice(first, count));
+  };
+  for (const auto& run : runs_.view()) {
+    kv_panel panel = *run.panel;
+    panel.keys = keys().slice(run.first, run.count);
+    panel.values = values().slice(run.first, run.count);
+    for (std::int64_t first = 0; first < run.count; first = chunk_end(first, run.count)) {
+      const std::int64_t end = chunk_end(first, run.count);
+      prepare(run.first + first, end - first, panel, {.causal = true, .keys = end, .first_query = first});
+    }
+  }
+  if (share_.passing_units == 0) return;
+  kv_panel panel = work_.passing_panel;
+  panel.keys = work_.passing_keys;
+  panel.values = work_.passing_values;
+  for (std::int64_t first = share_.anchor_tokens; first < share_.tokens(); first = chunk_end(first, share_.tokens())) {
+    prepare(first, chunk_end(first, share_.tokens()) - first, panel, {.keys = share_.passing_units});
+  }
 }
 
 task prefill_pass::run() {
@@ -88,6 +113,9 @@ task prefill_pass::run() {
     co_await strategy_.attend(l);
     co_await feed_forward(index);
   }
+  // Finished means done, not queued.
+  kernels_.synchronize(queue_);
+  settle_timings();
 }
 
 task prefill_pass::project(int index) {
@@ -273,8 +301,6 @@ passing_blocks layer::exchange(const kv_block& compressed, rank_range to, rank_r
   const auto key = [&](int source) { return compressed_key(p.job_, index_, source); };
   std::vector<outgoing_block> sends;
   if (compressed.keys.tokens > 0 && !to.empty()) {
-    // The block must be complete before anybody reads it.
-    p.kernels_.synchronize(p.queue_);
     sends.push_back({key(rank()), {bytes(compressed.keys), bytes(compressed.values)}, to});
   }
   std::vector<incoming_block> receives;

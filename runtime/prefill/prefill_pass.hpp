@@ -41,6 +41,7 @@ class prefill_pass final : public pass {
  private:
   friend class layer;
 
+  void prepare_attention();
   task run();
   task project(int index);
   task feed_forward(int index);

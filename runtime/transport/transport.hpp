@@ -25,6 +25,7 @@ struct outgoing_block {
   std::vector<std::span<const std::byte>> parts;
   rank_range targets;
   block_route route = block_route::relayed;
+  bool on_host = false;  ///< the parts are host memory, whatever the device's is
 };
 
 /// A block to take: its bytes fill `parts`, device memory, one after another.
@@ -32,6 +33,7 @@ struct incoming_block {
   block_key key;
   std::vector<std::span<std::byte>> parts;
   block_route route = block_route::relayed;
+  bool on_host = false;  ///< the parts are host memory, whatever the device's is
 };
 
 /// Where a rank's process is reached on the data plane, and which attempt of its shard runs there.

@@ -128,7 +128,7 @@ void attention(benchmark::State& state) {
   buffer out(type, tokens, std::int64_t{heads} * dim);
   buffer lse(element_type::f32, tokens, heads);
   const auto memory = device->allocate(device->panel_bytes(tokens, kv_heads, dim));
-  const kv_panel panel{memory->data(), tokens, kv_heads, dim};
+  kv_panel panel{memory->data(), tokens, kv_heads, dim, {}, {}};
   const attention_mask mask{.causal = causal, .keys = tokens, .first_query = 0};
   const double pairs = static_cast<double>(tokens) * static_cast<double>(causal ? tokens + 1 : 2 * tokens) / 2;
   measure(state, 4.0 * pairs * dim * heads, [&] {

@@ -7,7 +7,9 @@
 #include <stdexcept>
 
 #include "kernels/cpu/cpu_backend.hpp"
+#include "kernels/cuda/cuda_backend.hpp"
 #include "runtime/decode/decode_pass.hpp"
+#include "runtime/device/staged_endpoint.hpp"
 #include "runtime/plan/plan_costs.hpp"
 #include "runtime/prefill/prefill_pass.hpp"
 #include "tests/support/routes.hpp"
@@ -26,9 +28,11 @@ struct runner {
   std::unique_ptr<decode_pass> answer;
 };
 
-/// Steps passes until none is left, one step of each in turn, or of one drawn at random. Throws when all of them wait.
-template <class OnFinished>
-void step_all(std::vector<std::pair<runner*, pass*>> passes, std::mt19937_64* order, OnFinished&& on_finished) {
+/// Steps passes until none is left, one step of each in turn, or of one drawn at random. Throws when all of them wait, and
+/// `progress()`, which moves what travels by itself, moves nothing.
+template <class Progress, class OnFinished>
+void step_all(std::vector<std::pair<runner*, pass*>> passes, std::mt19937_64* order, Progress&& progress,
+              OnFinished&& on_finished) {
   while (!passes.empty()) {
     if (order) std::ranges::shuffle(passes, *order);
     bool moved = false;
@@ -39,7 +43,7 @@ void step_all(std::vector<std::pair<runner*, pass*>> passes, std::mt19937_64* or
       if (finished) on_finished(*it->first);
       it = finished ? passes.erase(it) : it + 1;
     }
-    if (!moved) throw std::runtime_error("all passes wait");
+    if (!moved && !progress()) throw std::runtime_error("all passes wait");
   }
 }
 
@@ -47,7 +51,9 @@ void step_all(std::vector<std::pair<runner*, pass*>> passes, std::mt19937_64* or
 
 test_engine::test_engine(const std::filesystem::path& model, const engine_settings& settings)
     : model_(checkpoint::open(model)),
-      kernels_(cpu::make_cpu_backend({.threads = settings.threads, .activation = settings.precision, .cores = {}})),
+      kernels_(settings.on_gpu ? cuda::make_cuda_backend({})
+                               : cpu::make_cpu_backend(
+                                     {.threads = settings.threads, .activation = settings.precision, .cores = {}})),
       weights_(std::make_unique<model_weights>(*kernels_, model_)) {}
 
 engine_answer test_engine::run(const job_options& options, std::span<const std::int32_t> document,
@@ -84,7 +90,9 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
                         {"local", "cpu0", static_cast<std::size_t>(arena_bytes), positions, chunk});
   relay_log log(log_bytes);
   local_network network(log);
-  const auto door = network.make_endpoint();
+  const auto to_network = network.make_endpoint();
+  staged_endpoint staged(*to_network, *kernels_, device.queue());
+  endpoint& door = kernels_->computes_on_host() ? *to_network : staged;
   std::mt19937_64 random(order_seed);
   auto* const order = order_seed ? &random : nullptr;
 
@@ -98,14 +106,19 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
       runner r;
       r.job = j;
       r.rank = shard.rank;
-      r.network = door->join(j + 1, shard.rank, routes_of(plan.ranks()));
+      r.network = door.join(j + 1, shard.rank, routes_of(plan.ranks()));
       const auto tokens = tokens_of(shard, jobs[j].document, jobs[j].query);
       r.prefill = std::make_unique<prefill_pass>(device, plan, shard.rank, j + 1, tokens.ids, *r.network, *r.progress);
       runners.push_back(std::move(r));
     }
   }
   for (auto& r : runners) passes.emplace_back(&r, r.prefill.get());
-  step_all(passes, order, [&](runner& r) {
+  const auto progress = [&] {
+    if (kernels_->computes_on_host()) return false;
+    kernels_->synchronize(device.queue());
+    return staged.progress();
+  };
+  step_all(passes, order, progress, [&](runner& r) {
     auto& chosen = answers[r.job].chosen;
     chosen.resize(static_cast<std::size_t>(config().layers));
     for (int layer = 0; layer < config().layers; ++layer) {
@@ -124,8 +137,10 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
     for (int layer = 0; layer < config().layers; ++layer) {
       auto& bytes = answer.document_kv[static_cast<std::size_t>(layer)];
       for (const auto& part : {r.kv->keys(layer), r.kv->values(layer)}) {
-        const auto* data = static_cast<const std::byte*>(part.data);
-        bytes.insert(bytes.end(), data, data + part.tokens * part.stride * bytes_of(part.type));
+        const auto length = static_cast<std::size_t>(part.tokens * part.stride * bytes_of(part.type));
+        bytes.resize(bytes.size() + length);
+        kernels_->download(device.queue(), bytes.data() + bytes.size() - length, part.data, length);
+        kernels_->synchronize(device.queue());
       }
     }
     question asked;
@@ -141,7 +156,7 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
                                              *r.progress, hears);
     passes.emplace_back(&r, r.answer.get());
   }
-  step_all(passes, order, [](runner& r) { r.answer.reset(); });
+  step_all(passes, order, progress, [](runner& r) { r.answer.reset(); });
   for (auto& answer : answers) answer.arena_peak_bytes = device.memory().peak_bytes();
   return answers;
 }

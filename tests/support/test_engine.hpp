@@ -18,6 +18,7 @@ namespace baton {
 struct engine_settings {
   element_type precision = element_type::f32;
   int threads = 1;
+  bool on_gpu = false;  ///< in bf16, whatever `precision` says
 };
 
 struct engine_answer {

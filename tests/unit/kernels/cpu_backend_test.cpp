@@ -284,7 +284,7 @@ TEST_F(delegation, of_linear_layers_and_block_attention) {
 
   const int dim = columns / heads;
   const auto memory = device->allocate(device->panel_bytes(rows, heads, dim));
-  const kv_panel panel{memory->data(), rows, heads, dim};
+  kv_panel panel{memory->data(), rows, heads, dim, {}, {}};
   device->pack_panel(*s, x.heads(heads), x.heads(heads), panel, 0);
   EXPECT_EQ(device->panel_tile_tokens(), 512);
   kernel_buffer attended = random(4, 5);

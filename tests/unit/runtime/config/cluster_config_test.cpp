@@ -78,12 +78,28 @@ TEST(cluster_config, fills_in_every_default) {
   EXPECT_EQ(config.nodes[0].name, "local");
   EXPECT_EQ(config.nodes[0].relay, (relay_config{std::int64_t{1} << 30, 0, "/var/tmp"}));
   ASSERT_EQ(config.nodes[0].devices.size(), 1u);
-  EXPECT_EQ(config.nodes[0].devices[0],
-            (cpu_device_config{.name = "cpu0", .threads = 0, .cores = {}, .memory_bytes = 0}));
+  EXPECT_EQ(config.nodes[0].devices[0], (device_config{.name = "cpu0", .threads = 0, .cores = {}, .memory_bytes = 0}));
   EXPECT_EQ(config.processes, process_layout::one);
   EXPECT_EQ(config.links.delay_ms, 0);
   EXPECT_EQ(config.positions_max, 0);
   EXPECT_EQ(config.timeouts, (timeouts_config{100, 1'200, 30'000, 60'000, 5'000}));
+}
+
+TEST(cluster_config, reads_gpus) {
+  const auto devices =
+      parse(model + "nodes: [{devices: [{kind: cuda, memory: 2GiB}, {kind: cuda, index: 1, name: g}]}]\n")
+          .nodes[0]
+          .devices;
+  ASSERT_EQ(devices.size(), 2u);
+  EXPECT_EQ(
+      devices[0],
+      (device_config{
+          .name = "cuda0", .cores = {}, .memory_bytes = std::int64_t{2} << 30, .kind = device_kind::cuda, .index = 0}));
+  EXPECT_EQ(devices[1], (device_config{.name = "g", .cores = {}, .kind = device_kind::cuda, .index = 1}));
+}
+
+TEST(cluster_config, refuses_fp32_on_a_gpu) {
+  EXPECT_THROW(parse("model: {directory: /m, precision: fp32}\nnodes: [{devices: [{kind: cuda}]}]\n"), fault);
 }
 
 TEST(cluster_config, reads_every_key) {
@@ -334,8 +350,16 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
        "f.yaml:2:24: nodes[1].name: 'node1' is the name of another one in this list"},
       {model + "nodes: [{devices: [{name: x}, {name: x}]}]\n",
        "f.yaml:2:38: nodes[0].devices[1].name: 'x' is the name of another one in this list"},
-      {model + "nodes: [{devices: [{kind: cuda}]}]\n",
-       "f.yaml:2:27: nodes[0].devices[0].kind: expected cpu, got 'cuda'"},
+      {model + "nodes: [{devices: [{kind: tpu}]}]\n",
+       "f.yaml:2:27: nodes[0].devices[0].kind: expected cpu or cuda, got 'tpu'"},
+      {model + "nodes: [{devices: [{kind: cuda, threads: 2}]}]\n",
+       "f.yaml:2:42: nodes[0].devices[0].threads: a GPU has none to choose"},
+      {model + "nodes: [{devices: [{kind: cuda, cores: [2]}]}]\n",
+       "f.yaml:2:40: nodes[0].devices[0].cores: a GPU has none to choose"},
+      {model + "nodes: [{devices: [{index: 1}]}]\n",
+       "f.yaml:2:28: nodes[0].devices[0].index: only a device of kind cuda has one"},
+      {model + "nodes: [{devices: [{kind: cuda}, {}]}]\n",
+       "f.yaml:2:8: nodes: devices of several kinds cannot share a job yet; use one kind"},
       {model + "nodes: [{devices: [{threads: 0}]}]\n",
        "f.yaml:2:30: nodes[0].devices[0].threads: expected a whole number between 1 and 1024, or auto, got '0'"},
       {model + "nodes: [{devices: [{threads: 3, cores: [0, 1]}]}]\n",

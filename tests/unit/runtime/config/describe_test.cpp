@@ -96,6 +96,7 @@ cluster_config drawn_config() {
   config.job.sampling.top_p = static_cast<float>(drawn(1, 100'000)) / 100'000.0F;
   config.job.sampling.seed = *rc::gen::arbitrary<std::uint64_t>();
   config.nodes.clear();
+  const bool gpus = config.model.precision == element_type::bf16 && *rc::gen::arbitrary<bool>();
   for (std::int64_t n = drawn(1, 3); n > 0; --n) {
     std::string log_directory = *any_text();
     std::erase(log_directory, '\0');
@@ -103,7 +104,14 @@ cluster_config drawn_config() {
                      .relay = {drawn(1, std::int64_t{1} << 50), drawn(0, std::int64_t{1} << 50), "/" + log_directory},
                      .devices = {}};
     for (std::int64_t d = drawn(1, 3); d > 0; --d) {
-      cpu_device_config device{.name = std::to_string(d) + ".x_Y", .cores = {}};
+      device_config device{.name = std::to_string(d) + ".x_Y", .cores = {}};
+      if (gpus) {
+        device.kind = device_kind::cuda;
+        device.index = static_cast<int>(drawn(0, 1023));
+        if (*rc::gen::arbitrary<bool>()) device.memory_bytes = drawn(1 << 20, std::int64_t{1} << 50);
+        node.devices.push_back(device);
+        continue;
+      }
       for (std::int64_t core = drawn(0, 4); core > 0; --core) device.cores.push_back(static_cast<int>(100 * core));
       device.threads =
           static_cast<int>(drawn(0, device.cores.empty() ? 1024 : static_cast<std::int64_t>(device.cores.size())));

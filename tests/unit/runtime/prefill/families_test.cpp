@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/cuda/cuda_backend.hpp"
 #include "tests/support/reference_model.hpp"
 #include "tests/support/test_engine.hpp"
 
@@ -93,6 +94,26 @@ TEST_P(families, star_and_apb_give_what_the_reference_gives) {
         EXPECT_EQ(got.ids, std::vector<std::int32_t>(expected.greedy_ids.begin(), expected.greedy_ids.end()));
       }
     }
+  }
+}
+
+TEST_P(families, a_gpu_gives_what_the_reference_gives) {
+  if (cuda::device_count() == 0)
+    GTEST_SKIP() << "no GPU here: the CUDA backend has NOT been compared with the reference";
+  const auto weights = reference::load_weights(models / GetParam());
+  const auto document = random_ids(151, weights.s.vocabulary, 1);
+  const auto query = random_ids(7, weights.s.vocabulary, 2);
+  test_engine engine(models / GetParam(), {.on_gpu = true});
+  for (const std::string strategy : {"star", "apb"}) {
+    SCOPED_TRACE(strategy);
+    const auto got = engine.run(options_of(strategy), document, query, 2);
+    auto how = reference_of(got, weights.s.kv_heads);
+    how.round_to_bf16 = true;
+    const auto expected = reference::run(weights, document, query, how, 4);
+    EXPECT_LT(relative_error(got.first_logits, expected.first_logits), 0.05);
+    const auto again = engine.run(options_of(strategy), document, query, 2, 99);
+    EXPECT_EQ(again.first_logits, got.first_logits) << "in another order of steps";
+    EXPECT_EQ(again.document_kv, got.document_kv) << "in another order of steps";
   }
 }
 

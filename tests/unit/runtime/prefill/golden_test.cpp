@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/cuda/cuda_backend.hpp"
 #include "tests/support/reference_weights.hpp"
 #include "tests/support/test_engine.hpp"
 
@@ -53,10 +54,10 @@ TEST_P(golden_logits, one_rank_gives_those_of_transformers_in_fp32) {
   }
 }
 
-TEST_P(golden_logits, bf16_is_as_near_to_fp32_as_transformers_own_bf16) {
-  const auto exact = golden_of(GetParam(), "logits_f32");
-  const auto theirs = golden_of(GetParam(), "logits_bf16");
-  test_engine engine(models / GetParam(), {element_type::bf16, 1});
+void expect_as_near_as_transformers(const std::string& name, const engine_settings& settings) {
+  const auto exact = golden_of(name, "logits_f32");
+  const auto theirs = golden_of(name, "logits_bf16");
+  test_engine engine(models / name, settings);
   job_options options;
   options.strategy = "full";
   options.max_new_tokens = 1;
@@ -70,6 +71,16 @@ TEST_P(golden_logits, bf16_is_as_near_to_fp32_as_transformers_own_bf16) {
   }
   EXPECT_LT(std::sqrt(ours_squared), 2 * std::sqrt(theirs_squared));
   EXPECT_GT(ours_squared, 0);
+}
+
+TEST_P(golden_logits, bf16_is_as_near_to_fp32_as_transformers_own_bf16) {
+  expect_as_near_as_transformers(GetParam(), {element_type::bf16, 1});
+}
+
+TEST_P(golden_logits, a_gpu_is_as_near_to_fp32_as_transformers_own_bf16) {
+  if (cuda::device_count() == 0)
+    GTEST_SKIP() << "no GPU here: the CUDA backend has NOT been compared with transformers";
+  expect_as_near_as_transformers(GetParam(), {.on_gpu = true});
 }
 
 INSTANTIATE_TEST_SUITE_P(llama, golden_logits,

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/backend.hpp"
+#include "runtime/transport/transport.hpp"
+
+namespace baton {
+
+class staged_transport;
+
+/// An endpoint for a device whose memory the host cannot read. Blocks pass through pinned host memory: what is sent is copied down
+/// behind the work that makes it, and given to the network when it is complete; what arrives is copied up before the work that reads
+/// it. Nobody waits for the device. Used by the device's compute thread, except `wake`; endpoint, backend and stream outlive it.
+class staged_endpoint final : public endpoint {
+ public:
+  staged_endpoint(endpoint& network, backend& kernels, stream& queue);
+  /// Waits until the device has left the host memory alone. Its transports are gone.
+  ~staged_endpoint() override;
+
+  [[nodiscard]] std::unique_ptr<transport> join(job_id job, int rank, const job_routes& routes) override;
+  /// A block that has become complete wakes too.
+  void wait(std::chrono::steady_clock::time_point deadline) override;
+  void wake() override { network_.wake(); }
+
+  /// Gives the network what has become complete. True if there was something.
+  bool progress();
+
+ private:
+  friend class staged_transport;
+
+  struct lent_memory {
+    std::unique_ptr<device_memory> memory;
+    std::unique_ptr<event> free_after;
+  };
+
+  /// Pinned memory of at least so many bytes.
+  [[nodiscard]] std::unique_ptr<device_memory> take(std::size_t bytes);
+  /// It may be lent again once the stream, of those two, has come so far.
+  void give_back(std::unique_ptr<device_memory> memory, stream& last_used_by) noexcept;
+
+  endpoint& network_;
+  backend& kernels_;
+  stream& queue_;
+  const std::unique_ptr<stream> uploads_;  ///< beside the work, which waits for what it reads
+  std::vector<staged_transport*> transports_;
+  std::vector<lent_memory> unused_;
+};
+
+}  // namespace baton
