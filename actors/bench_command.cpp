@@ -279,7 +279,10 @@ int bench_kernels(const bench_options& o) {
   progress.say("measuring the ceiling");
   report.speed = speed_of(devices, config);
   report.kernels = on_device(kernels, [&] {
-    return time_kernels(kernels, kernel_runs, {}, [&](const std::string& kernel) { progress.say(kernel); });
+    kernel_sizes sizes;
+    if (!kernels.computes_on_host())
+      sizes = {.rows = 8192, .tokens = 65536, .keys = 131072, .scored_tokens = 16384};  // what fills it
+    return time_kernels(kernels, kernel_runs, sizes, [&](const std::string& kernel) { progress.say(kernel); });
   });
   progress.clear();
   fmt::print("{}", table(report));

@@ -8,6 +8,7 @@
 #include "actors/process_commands.hpp"
 #include "actors/run_command.hpp"
 #include "kernels/cpu/isa.hpp"
+#include "kernels/cuda/cuda_backend.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/version.hpp"
 
@@ -26,6 +27,16 @@ int check_config(const std::filesystem::path& file) {
 int version() {
   fmt::print("baton {}\ncpu: {}, oneDNN {}\n", baton::version_text, baton::cpu::effective_isa().name,
              baton::cpu::onednn_version());
+  if (!baton::cuda::built_in()) {
+    fmt::print("gpu: built without CUDA\n");
+  } else if (const int gpus = baton::cuda::device_count(); gpus == 0) {
+    fmt::print("gpu: none that this process may use\n");
+  } else {
+    for (int i = 0; i < gpus; ++i) {
+      fmt::print("gpu {}: {}, {}\n", i, baton::cuda::describe_device(i),
+                 baton::cuda::make_cuda_backend({.index = i})->kernel_class());
+    }
+  }
   return 0;
 }
 

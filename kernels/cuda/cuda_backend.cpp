@@ -12,6 +12,7 @@
 #include "kernels/cuda/cuda_sizes.hpp"
 #include "kernels/cuda/decode_attention.hpp"
 #include "kernels/cuda/linear.hpp"
+#include "kernels/cuda/random_fill.hpp"
 #include "kernels/cuda/sampling.hpp"
 #include "kernels/cuda/sdpa.hpp"
 #include "kernels/cuda/token_wise.hpp"
@@ -215,6 +216,19 @@ class cuda_backend final : public backend {
     use();
     const cuda_stream own;
     return linear_.pack(own.handle(), parts, read);
+  }
+
+  [[nodiscard]] std::unique_ptr<packed_weights> pack_random(std::int64_t outputs, std::int64_t inputs,
+                                                            std::uint64_t seed, float scale) override {
+    use();
+    auto weights = linear_.reserve(outputs, inputs);
+    const cuda_stream own;
+    launch_fill_random(own.handle(), linear_layers::rows_of(*weights), seed, scale);
+    check_cuda(cudaStreamSynchronize(own.handle()), "pack_random");
+    return weights;
+  }
+  void fill_random(stream& s, const matrix& to, std::uint64_t seed, float scale) override {
+    launch_fill_random(handle_of(s), to, seed, scale);
   }
 
   // ---- token-wise kernels ----

@@ -13,6 +13,7 @@
 #include "kernels/random_score.hpp"
 #include "runtime/decode/decode_pass.hpp"
 #include "runtime/device/device_loop.hpp"
+#include "runtime/device/staged_endpoint.hpp"
 #include "runtime/plan/plan_costs.hpp"
 #include "runtime/prefill/prefill_pass.hpp"
 #include "runtime/relay/relay_log.hpp"
@@ -166,14 +167,27 @@ lockstep_run bench_engine::step_all(const job_plan& plan, std::span<const std::i
   relay_log log(log_bytes_);
   if (!log.reserve(job, log_bytes_)) throw fault(fault_code::internal, "a log that is too small");
   local_network network(log);
-  const auto door = network.make_endpoint();
+  const auto to_network = network.make_endpoint();
+  const bool on_host = device.kernels().computes_on_host();
+  staged_endpoint staged(*to_network, device.kernels(), device.queue());
+  endpoint& door = on_host ? *to_network : staged;
   std::vector<lockstep_rank> ranks(plan.shards.size());
   for (const auto& shard : plan.shards) {
     auto& r = ranks[static_cast<std::size_t>(shard.rank)];
-    r.network = door->join(job, shard.rank, routes_in_one_process(plan.ranks()));
+    r.network = door.join(job, shard.rank, routes_in_one_process(plan.ranks()));
     r.pass = std::make_unique<prefill_pass>(device, plan, shard.rank, job, tokens_of(shard, document, query).ids,
                                             *r.network, *r.progress);
   }
+  // What was queued is done, and blocks that are complete are given away.
+  const auto settle = [&](lockstep_rank& r) {
+    device.kernels().synchronize(device.queue());
+    if (!on_host) staged.progress();
+    r.pass->settle_timings();
+  };
+  // By the clock of whoever computes: a device's own does not count how blocks come to it.
+  const auto spent_s = [&](const lockstep_rank& r, clock::time_point begun, double before_s) {
+    return on_host ? seconds_since(begun) : r.pass->timings().compute_s - before_s;
+  };
   // Until it waits, or has come to another layer. What was queued is done when the clock is read.
   const auto step_through = [&](lockstep_rank& r, int layer) {
     for (;;) {
@@ -182,7 +196,7 @@ lockstep_run bench_engine::step_all(const job_plan& plan, std::span<const std::i
       r.through = state == pass::state::finished || r.progress->layer.load(std::memory_order_relaxed) != layer;
       if (r.through) break;
     }
-    device.kernels().synchronize(device.queue());
+    settle(r);
   };
 
   lockstep_run result;
@@ -191,7 +205,7 @@ lockstep_run bench_engine::step_all(const job_plan& plan, std::span<const std::i
     const std::int64_t chunks = (plan.shards[h].tokens() + plan.chunk_tokens - 1) / plan.chunk_tokens;
     const auto begun = clock::now();
     for (std::int64_t chunk = 0; chunk <= chunks; ++chunk) ranks[h].pass->step();  // and into the first layer
-    device.kernels().synchronize(device.queue());
+    settle(ranks[h]);
     ranks[h].began_s = seconds_since(begun);
   }
   for (int layer = 0; layer < device.config().layers; ++layer) {
@@ -199,9 +213,10 @@ lockstep_run bench_engine::step_all(const job_plan& plan, std::span<const std::i
       auto& r = ranks[h];
       r.through = false;
       const double before_s = before_attention_s(r.pass->timings());
+      const double computed_s = r.pass->timings().compute_s;
       const auto begun = clock::now();
       step_through(r, layer);
-      const double took_s = seconds_since(begun);
+      const double took_s = spent_s(r, begun, computed_s);
       layer_times times;
       times.until_sent_s = std::min(before_attention_s(r.pass->timings()) - before_s, took_s);
       times.local_s = took_s - times.until_sent_s;
@@ -211,9 +226,10 @@ lockstep_run bench_engine::step_all(const job_plan& plan, std::span<const std::i
     for (std::size_t h = 0; h < ranks.size(); ++h) {
       auto& r = ranks[h];
       if (r.through) continue;
+      const double computed_s = r.pass->timings().compute_s;
       const auto begun = clock::now();
       step_through(r, layer);
-      result.layers[h].back().rest_s = seconds_since(begun);
+      result.layers[h].back().rest_s = spent_s(r, begun, computed_s);
       if (!r.through) throw fault(fault_code::internal, "a rank waits though all before it are through");
     }
   }

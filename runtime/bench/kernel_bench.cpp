@@ -31,13 +31,14 @@ class kernel_stopwatch {
   }
 
   void attention(std::int64_t tokens, int dim, bool causal) {
-    constexpr int heads = 4;
-    constexpr int kv_heads = 2;
+    // A device that computes on its own wants all heads of a common model at once.
+    const int heads = k_.computes_on_host() ? 4 : 32;
+    const int kv_heads = k_.computes_on_host() ? 2 : 8;
     const auto fused = random(tokens, std::int64_t{heads + 2 * kv_heads} * dim, type_);
     const auto out = zero(tokens, std::int64_t{heads} * dim, type_);
     const auto lse = zero(tokens, heads, element_type::f32);
     const auto memory = k_.allocate(k_.panel_bytes(tokens, kv_heads, dim));
-    kv_panel panel{memory->data(), tokens, kv_heads, dim};
+    kv_panel panel{memory->data(), tokens, kv_heads, dim, {}, {}};
     const attention_mask mask{.causal = causal, .keys = tokens, .first_query = 0};
     const double pairs = causal ? real(tokens) * real(tokens + 1) / 2 : real(tokens) * real(tokens);
     time("attend", fmt::format("{} tokens, D {}, {}", tokens, dim, causal ? "causal" : "dense"),
