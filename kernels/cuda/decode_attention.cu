@@ -83,15 +83,25 @@ __global__ void __launch_bounds__(threads) attend_few_kernel(const few_arguments
 
   float sums[dim / 8][4] = {};
   softmax_pair state;
-  for (std::int64_t from = split * a.split_keys + warp * key_tile; from < end; from += warps * key_tile) {
-    load_tile<dim>(keys, key_rows, from, key_tile, end, a.width, a.vectors, lane, 32);
+  // A tile of keys or of values is always on its way while the other is multiplied.
+  const auto load_keys = [&](std::int64_t from) {
+    if (from < end) load_tile<dim>(keys, key_rows, from, key_tile, end, a.width, a.vectors, lane, 32);
     copies_begin();
-    load_tile<dim>(values, value_rows, from, key_tile, end, a.width, a.vectors, lane, 32);
+  };
+  const auto load_values = [&](std::int64_t from) {
+    if (from < end) load_tile<dim>(values, value_rows, from, key_tile, end, a.width, a.vectors, lane, 32);
     copies_begin();
+  };
+  const std::int64_t first_key = split * a.split_keys + warp * key_tile;
+  load_keys(first_key);
+  load_values(first_key);
+  for (std::int64_t from = first_key; from < end; from += warps * key_tile) {
     copies_wait<1>();
     __syncwarp();
     float scores[key_tile / 8][4];
     score_tile<dim>(scores, queries, keys);
+    __syncwarp();
+    load_keys(from + warps * key_tile);
 #pragma unroll
     for (int n = 0; n < key_tile / 8; ++n) {
 #pragma unroll
@@ -100,11 +110,14 @@ __global__ void __launch_bounds__(threads) attend_few_kernel(const few_arguments
       }
     }
     soften<dim>(scores, a.scale_log2, state, sums);
-    copies_wait<0>();
+    copies_wait<1>();
     __syncwarp();
     add_values<dim, key_tile / 8, true>(sums, scores, values);
     __syncwarp();
+    load_values(from + warps * key_tile);
   }
+  copies_wait<0>();
+  __syncwarp();
 
   // Each warp leaves its sums where its tiles were: (16, dim), then the largest and the sum of each row.
   auto* const left = reinterpret_cast<float*>(queries + row_tile * tile_stride<dim>);
@@ -168,7 +181,7 @@ struct partials {
 };
 
 /// A warp per query and head merges the parts in order; T is the type of the output. Parts without keys are not read.
-template <class T, int capacity>
+template <class T, int capacity, int N>
 __global__ void merge_kernel(const __grid_constant__ partials<capacity> from, T* out, std::int64_t out_stride,
                              std::int64_t queries, int heads, int width) {
   const std::int64_t index = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
@@ -184,15 +197,21 @@ __global__ void merge_kernel(const __grid_constant__ partials<capacity> from, T*
   for (int i = 0; i < from.count && largest != -INFINITY; ++i) {
     total += expf(from.parts[i].log_sum_exp[query * from.parts[i].lse_stride + head] - largest);
   }
-  for (int column = lane; column < width; column += 32) {
-    float sum = 0;
+  for (int column = lane * N; column < width; column += 32 * N) {
+    float sum[N] = {};
     for (int i = 0; i < from.count && largest != -INFINITY; ++i) {
       const partial& part = from.parts[i];
       const float lse = part.log_sum_exp[query * part.lse_stride + head];
       if (lse == -INFINITY) continue;
-      sum += expf(lse - largest) * part.out[query * part.out_stride + std::int64_t{head} * width + column];
+      const float weight = expf(lse - largest);
+      float numbers[N];
+      load(part.out + query * part.out_stride + std::int64_t{head} * width + column, numbers);
+#pragma unroll
+      for (int n = 0; n < N; ++n) sum[n] += weight * numbers[n];
     }
-    out[query * out_stride + std::int64_t{head} * width + column] = from_float<T>(total > 0 ? sum / total : 0.0f);
+#pragma unroll
+    for (int n = 0; n < N; ++n) sum[n] = total > 0 ? sum[n] / total : 0.0f;
+    store(out + query * out_stride + std::int64_t{head} * width + column, sum);
   }
 }
 
@@ -285,12 +304,28 @@ void merge(stream_handle s, std::span<const head_matrix> parts, std::span<const 
   }
   constexpr int block = 128;
   const unsigned blocks = blocks_for(out.tokens * out.heads, block / 32);
+  const auto run = [&](auto number, auto vector) {
+    using T = decltype(number);
+    constexpr int N = vector;
+    merge_kernel<T, capacity, N>
+        <<<blocks, block, 0, s>>>(from, static_cast<T*>(out.data), out.stride, out.tokens, out.heads, out.dim);
+  };
+  const auto by_fours = [](const head_matrix& x) {
+    return x.dim % 4 == 0 && x.stride % 4 == 0 &&
+           reinterpret_cast<std::uintptr_t>(x.data) % static_cast<std::uintptr_t>(4 * bytes_of(x.type)) == 0;
+  };
+  const bool vectors = by_fours(out) && std::ranges::all_of(parts, by_fours);
+  const auto with = [&](auto number) {
+    if (vectors) {
+      run(number, std::integral_constant<int, 4>{});
+    } else {
+      run(number, std::integral_constant<int, 1>{});
+    }
+  };
   if (out.type == element_type::f32) {
-    merge_kernel<float, capacity>
-        <<<blocks, block, 0, s>>>(from, static_cast<float*>(out.data), out.stride, out.tokens, out.heads, out.dim);
+    with(float{});
   } else {
-    merge_kernel<bf16, capacity>
-        <<<blocks, block, 0, s>>>(from, static_cast<bf16*>(out.data), out.stride, out.tokens, out.heads, out.dim);
+    with(bf16{});
   }
   check_launch("merge_attention");
 }

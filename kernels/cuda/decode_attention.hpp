@@ -23,8 +23,8 @@ constexpr std::int64_t few_queries_max = 64;
 
 /// As many splits as keep a GPU busy, from shapes alone, so that every GPU sums in the same order.
 constexpr key_splits splits_for(std::int64_t queries, int heads, int kv_heads, std::int64_t keys) {
-  constexpr std::int64_t blocks_wanted = 512;
-  constexpr std::int64_t step = 256;  // four warps take 64 keys each
+  constexpr std::int64_t blocks_wanted = 384;  // three on each of some 130 multiprocessors: one round
+  constexpr std::int64_t step = 256;           // four warps take 64 keys each
   const std::int64_t rows = queries * (heads / kv_heads);
   const std::int64_t blocks = kv_heads * ((rows + 15) / 16);
   const std::int64_t wanted = (blocks_wanted + blocks - 1) / blocks;
@@ -35,7 +35,7 @@ constexpr key_splits splits_for(std::int64_t queries, int heads, int kv_heads, s
 
 /// For any number of queries, keys and KV heads: splits times queries (of a launch) times heads is bounded.
 constexpr std::size_t decode_attention_workspace_bytes(int heads, int dim) {
-  return static_cast<std::size_t>(16 * 512 + 2 * few_queries_max * heads) * static_cast<std::size_t>(dim + 1) * 4;
+  return static_cast<std::size_t>(16 * 384 + 2 * few_queries_max * heads) * static_cast<std::size_t>(dim + 1) * 4;
 }
 
 void launch_attend_few(stream_handle s, const head_matrix& q, const head_matrix& keys, const head_matrix& values,

@@ -30,6 +30,30 @@ class kernel_stopwatch {
          [&] { k_.linear(*queue_, x.view, *weights, nullptr, out.view, false); });
   }
 
+  /// Causal: of so many keys, the last ones are the queries' own.
+  void block_attention(std::int64_t queries, std::int64_t keys, bool causal) {
+    constexpr int heads = 32;
+    constexpr int kv_heads = 8;
+    constexpr int dim = 128;
+    const auto q = random(queries, std::int64_t{heads + 2 * kv_heads} * dim, type_);
+    const auto kv = random(keys, std::int64_t{2 * kv_heads} * dim, type_);
+    const auto out = zero(queries, std::int64_t{heads} * dim, type_);
+    const auto lse = zero(queries, heads, element_type::f32);
+    const auto memory = k_.allocate(k_.panel_bytes(keys, kv_heads, dim));
+    kv_panel panel{memory->data(), keys, kv_heads, dim, {}, {}};
+    k_.pack_panel(*queue_, as_heads(kv.view, 0, kv_heads, dim), as_heads(kv.view, kv_heads * dim, kv_heads, dim), panel,
+                  0);
+    const attention_mask mask{.causal = causal, .keys = keys, .first_query = causal ? keys - queries : 0};
+    const double pairs =
+        causal ? real(queries) * (real(keys - queries) + real(queries + 1) / 2) : real(queries) * real(keys);
+    time("attend", fmt::format("{} of {} keys, {}", queries, keys, causal ? "causal" : "dense, merged"),
+         4 * pairs * dim * heads, 0, [&] {
+           k_.attend(*queue_, as_heads(q.view, 0, heads, dim), panel, mask, 1 / std::sqrt(static_cast<float>(dim)),
+                     as_heads(out.view, 0, heads, dim), lse.view,
+                     causal ? attention_result::replace : attention_result::merge);
+         });
+  }
+
   void attention(std::int64_t tokens, int dim, bool causal) {
     // A device that computes on its own wants all heads of a common model at once.
     const int heads = k_.computes_on_host() ? 4 : 32;
@@ -216,6 +240,14 @@ std::vector<kernel_time> time_kernels(backend& kernels, int runs, const kernel_s
   watch.linear(1, 4096, 14336);
   for (const int dim : {128, 64}) {
     for (const bool causal : {false, true}) watch.attention(sizes.rows, dim, causal);
+  }
+  if (!kernels.computes_on_host()) {
+    // APB's blocks of 32K, 64K and 128K tokens over eight ranks, and the last piece of a long document on one.
+    for (const std::int64_t block : {4096, 8192, 16384}) {
+      watch.block_attention(block / 4 * 5, block / 4 * 5, true);
+      watch.block_attention(block, block / 8 * 7, false);
+    }
+    watch.block_attention(8192, 131072, true);
   }
   watch.attend_few(sizes.keys, 128);
   watch.token_wise(sizes.tokens);
