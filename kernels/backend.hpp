@@ -149,7 +149,8 @@ class backend : public buffer_sizes {
   virtual void embed(stream& s, const matrix& table, const std::int32_t* ids, const matrix& out) = 0;
   /// out = x / sqrt(mean(x^2) + eps) * weight. x, out (T, hidden) activations; weight (hidden) fp32.
   virtual void rms_norm(stream& s, const matrix& x, const float* weight, float eps, const matrix& out) = 0;
-  /// out = x W^T + bias, or out += x W^T + bias where `accumulate`; rounded once. x (T, inputs) activations, bias (outputs)
+  /// out = x W^T + bias, or out += x W^T + bias where `accumulate`; rounded once (a GPU's library may round the product before it is
+  /// added to bf16). x (T, inputs) activations, bias (outputs)
   /// fp32 or null for none, out (T, outputs) activations or fp32.
   virtual void linear(stream& s, const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
                       bool accumulate) = 0;

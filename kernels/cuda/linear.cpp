@@ -212,11 +212,9 @@ void linear_layers::run(stream_handle s, const matrix& x, const packed_weights& 
           "outputs for each row of inputs, of the weights' height");
   if (x.rows == 0) return;
   if (takes_matvec(x, weights, out)) return launch_matvec(s, x, weights, bias, out, accumulate);
-  // Of few outputs a sum onto bf16 was seen to be rounded twice (64 x 1024 x 8, cuBLASLt 13.1).
-  const bool rounds_twice = accumulate && out.type == element_type::bf16 && out.columns < 128;
-  if (!rounds_twice && multiply(s, x, weights, bias, out, accumulate)) return;
+  if (multiply(s, x, weights, bias, out, accumulate)) return;
 
-  // That, or no such kernel, as perhaps with fp32 biases of bf16 results: the product waits in fp32, some rows at a time.
+  // No such kernel, as perhaps with fp32 biases of bf16 results: the product waits in fp32, some rows at a time.
   auto* const waiting = workspace_->data() + product_bytes;
   const std::int64_t step = static_cast<std::int64_t>(product_bytes / 4) / out.columns;
   require(step > 0, "linear", "fewer outputs");

@@ -351,7 +351,7 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
       {model + "nodes: [{devices: [{name: x}, {name: x}]}]\n",
        "f.yaml:2:38: nodes[0].devices[1].name: 'x' is the name of another one in this list"},
       {model + "nodes: [{devices: [{kind: tpu}]}]\n",
-       "f.yaml:2:27: nodes[0].devices[0].kind: expected cpu or cuda, got 'tpu'"},
+       "f.yaml:2:27: nodes[0].devices[0].kind: expected one of cpu, cuda, got 'tpu'"},
       {model + "nodes: [{devices: [{kind: cuda, threads: 2}]}]\n",
        "f.yaml:2:42: nodes[0].devices[0].threads: a GPU has none to choose"},
       {model + "nodes: [{devices: [{kind: cuda, cores: [2]}]}]\n",
