@@ -1,11 +1,14 @@
 #include "runtime/device/staged_endpoint.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <exception>
 #include <list>
 #include <map>
 #include <utility>
+
+#include "kernels/fault.hpp"
 
 namespace baton {
 namespace {
@@ -21,131 +24,184 @@ std::size_t bytes_of_parts(const Parts& parts) {
 
 class staged_transport final : public transport {
  public:
-  staged_transport(staged_endpoint& owner, std::unique_ptr<transport> inner) : owner_(owner), inner_(std::move(inner)) {
+  staged_transport(staged_endpoint& owner, std::unique_ptr<transport> inner, job_id job, int rank, int ranks)
+      : owner_(owner), inner_(std::move(inner)), job_(job), rank_(rank), ranks_(ranks) {
     owner_.transports_.push_back(this);
   }
   ~staged_transport() override {
-    for (auto& leaving : leaving_) owner_.give_back(std::move(leaving.memory), owner_.queue_);
     std::erase(owner_.transports_, this);
+    leaving_.clear();
+    // What the job's last rank here leaves unread belongs to nobody.
+    if (owner_.ranks_here(job_, {0, ranks_}) == 0)
+      std::erase_if(owner_.kept_, [this](const auto& kept) { return kept.first.job == job_; });
   }
+
+  [[nodiscard]] job_id job() const { return job_; }
+  [[nodiscard]] int rank() const { return rank_; }
 
   /// Done with the sends at once: whatever overwrites the device's memory is queued behind the copy.
   transfer exchange(std::span<const outgoing_block> sends, std::span<const incoming_block> receives) override {
     rethrow();
     for (const auto& outgoing : sends) {
       if (outgoing.on_host) {
-        leaving_.push_back({outgoing, nullptr, nullptr, inner_->exchange(std::span(&outgoing, 1), {}), true});
+        leaving_.push_back({outgoing, nullptr, inner_->exchange(std::span(&outgoing, 1), {}), true});
       } else {
-        leaving_.push_back(copied_down(outgoing));
+        copy_down(outgoing);
       }
     }
     if (receives.empty()) return {};
     arrival taking;
     std::size_t bytes = 0;
-    for (const auto& incoming : receives) bytes += incoming.on_host ? 0 : bytes_of_parts(incoming.parts);
+    std::vector<incoming_block> by_network;
+    for (const auto& incoming : receives) {
+      if (passes_here(incoming.route, incoming.key.source) && !incoming.on_host) {
+        taking.here.push_back(incoming);
+        continue;
+      }
+      by_network.push_back(incoming);
+      if (!incoming.on_host) bytes += bytes_of_parts(incoming.parts);
+    }
     if (bytes > 0) taking.memory = owner_.take(bytes);
     std::size_t at = 0;
-    std::vector<incoming_block> on_host;
-    for (const auto& incoming : receives) {
-      auto& wanted = on_host.emplace_back(incoming);
+    for (auto& incoming : by_network) {
       if (incoming.on_host) continue;
       const std::size_t length = bytes_of_parts(incoming.parts);
-      wanted.parts = {std::span(taking.memory->data() + at, length)};
-      wanted.on_host = true;
-      for (const auto& part : incoming.parts) {
-        taking.parts.push_back(part);
-      }
+      taking.parts.insert(taking.parts.end(), incoming.parts.begin(), incoming.parts.end());
+      incoming.parts = {std::span(taking.memory->data() + at, length)};
+      incoming.on_host = true;
       at += length;
     }
-    taking.under_way = inner_->exchange({}, on_host);
-    if (bytes > 0) taking.overwritable = owner_.kernels_.record(owner_.queue_);
+    if (!by_network.empty()) taking.under_way = inner_->exchange({}, by_network);
+    if (bytes > 0 || !taking.here.empty()) taking.overwritable = owner_.kernels_.record(owner_.queue_);
     const auto id = ++last_transfer_;
     arriving_.emplace(id, std::move(taking));
     return {*this, id};
   }
 
   void rewire(int source, const rank_place& place) override { inner_->rewire(source, place); }
-  void abort() noexcept override { inner_->abort(); }
-  [[nodiscard]] transport_counts counts() const override { return inner_->counts(); }
+  void abort() noexcept override {
+    aborted_.store(true);
+    inner_->abort();
+  }
+  [[nodiscard]] transport_counts counts() const override {
+    auto all = inner_->counts();
+    all.blocks_sent += here_.blocks_sent;
+    all.bytes_sent += here_.bytes_sent;
+    all.blocks_received += here_.blocks_received;
+    all.bytes_received += here_.bytes_received;
+    return all;
+  }
 
   /// True if a block was given away. What fails is told to whoever exchanges or polls next.
   bool progress() {
     bool any = false;
     try {
       for (auto& leaving : leaving_) {
-        if (leaving.given || !leaving.complete->reached()) continue;
+        if (leaving.given || !leaving.staged->complete->reached()) continue;
         leaving.under_way = inner_->exchange(std::span(&leaving.block, 1), {});
         leaving.given = true;
         any = true;
       }
-      std::erase_if(leaving_, [this](departure& leaving) {
-        if (!leaving.given || !leaving.under_way.done()) return false;
-        owner_.give_back(std::move(leaving.memory), owner_.queue_);
-        return true;
-      });
+      std::erase_if(leaving_, [](departure& leaving) { return leaving.given && leaving.under_way.done(); });
     } catch (...) {
       failure_ = std::current_exception();
-      for (auto& leaving : leaving_) {
-        owner_.give_back(std::move(leaving.memory), owner_.queue_);
-      }
       leaving_.clear();
     }
     return any;
   }
 
  private:
-  /// A block on its way out.
+  using staged_block = staged_endpoint::staged_block;
+
+  /// A block on its way to the network.
   struct departure {
     outgoing_block block;  ///< in host memory
-    std::unique_ptr<device_memory> memory;
-    std::unique_ptr<event> complete;
+    std::shared_ptr<staged_block> staged;
     transfer under_way;
     bool given = false;
   };
   /// Blocks on their way in.
   struct arrival {
-    std::unique_ptr<device_memory> memory;
+    std::vector<incoming_block> here;         ///< from ranks of this device, not yet taken
+    std::unique_ptr<device_memory> memory;    ///< where those of the network come
     std::vector<std::span<std::byte>> parts;  ///< of the device, as they lie in `memory` one after another
-    std::unique_ptr<event> overwritable;      ///< what was launched before the exchange no longer reads `parts`
+    std::unique_ptr<event> overwritable;      ///< what was launched before the exchange no longer reads the parts
     transfer under_way;
   };
 
-  departure copied_down(const outgoing_block& outgoing) {
-    const std::size_t bytes = bytes_of_parts(outgoing.parts);
-    departure leaving{outgoing, owner_.take(bytes), nullptr, {}, false};
+  /// Whether a block of this source comes to the device's ranks without the network. A relayed one is in the log besides; a direct
+  /// one that others read too goes to all by the network.
+  [[nodiscard]] bool passes_here(block_route route, int source) const {
+    if (route == block_route::direct) return owner_.ranks_here(job_, {0, ranks_}) == ranks_;
+    return owner_.ranks_here(job_, {source, source + 1}) == 1;
+  }
+
+  void copy_down(const outgoing_block& outgoing) {
+    auto& kernels = owner_.kernels_;
+    auto staged = std::make_shared<staged_block>(owner_, bytes_of_parts(outgoing.parts));
     std::size_t at = 0;
     for (const auto& part : outgoing.parts) {
-      owner_.kernels_.download(owner_.queue_, leaving.memory->data() + at, part.data(), part.size());
+      kernels.download(owner_.queue_, staged->memory->data() + at, part.data(), part.size());
       at += part.size();
     }
-    leaving.block.parts = {std::span<const std::byte>(leaving.memory->data(), bytes)};
+    staged->complete = kernels.record(owner_.queue_);
+    const bool here = passes_here(outgoing.route, rank_);
+    const int readers = owner_.ranks_here(job_, outgoing.targets) - (outgoing.targets.contains(rank_) ? 1 : 0);
+    if (here && readers > 0) owner_.kept_[outgoing.key] = {staged, readers};
+    if (here && outgoing.route == block_route::direct) {
+      ++here_.blocks_sent;
+      here_.bytes_sent += static_cast<std::int64_t>(staged->bytes);
+      return;
+    }
+    departure leaving{outgoing, staged, {}, false};
+    leaving.block.parts = {std::span<const std::byte>(staged->memory->data(), staged->bytes)};
     leaving.block.on_host = true;
-    leaving.complete = owner_.kernels_.record(owner_.queue_);
-    owner_.kernels_.when_done(owner_.queue_, [&network = owner_.network_] { network.wake(); });
-    return leaving;
+    leaving_.push_back(std::move(leaving));
+    kernels.when_done(owner_.queue_, [&network = owner_.network_] { network.wake(); });
+  }
+
+  void copy_up(const device_memory& from, std::span<const std::span<std::byte>> parts) {
+    std::size_t at = 0;
+    for (const auto& part : parts) {
+      owner_.kernels_.upload(*owner_.uploads_, part.data(), from.data() + at, part.size());
+      at += part.size();
+    }
   }
 
   bool poll(std::uint64_t id) override {
     rethrow();
     auto& taking = arriving_.at(id);
-    if (!taking.under_way.done()) return false;
-    if (taking.memory) {
-      auto& kernels = owner_.kernels_;
+    auto& kernels = owner_.kernels_;
+    std::erase_if(taking.here, [&](const incoming_block& incoming) {
+      const auto kept = owner_.kept_.find(incoming.key);
+      if (kept == owner_.kept_.end()) return false;
+      const auto& block = *kept->second.block;
+      const std::size_t bytes = bytes_of_parts(incoming.parts);
+      if (block.bytes != bytes)
+        throw fault(fault_code::corruption, "a block of another length", describe(incoming.key));
       kernels.wait_for(*owner_.uploads_, *taking.overwritable);
-      const std::byte* from = taking.memory->data();
-      for (const auto& part : taking.parts) {
-        kernels.upload(*owner_.uploads_, part.data(), from, part.size());
-        from += part.size();
-      }
-      kernels.wait_for(owner_.queue_, *kernels.record(*owner_.uploads_));
-      owner_.give_back(std::move(taking.memory), *owner_.uploads_);
+      kernels.wait_for(*owner_.uploads_, *block.complete);
+      copy_up(*block.memory, incoming.parts);
+      ++here_.blocks_received;
+      here_.bytes_received += static_cast<std::int64_t>(bytes);
+      if (--kept->second.readers == 0) owner_.kept_.erase(kept);
+      return true;
+    });
+    if (!taking.here.empty() || !taking.under_way.done()) return false;
+    if (taking.memory) {
+      kernels.wait_for(*owner_.uploads_, *taking.overwritable);
+      copy_up(*taking.memory, taking.parts);
+      owner_.give_back(std::move(taking.memory), nullptr);
     }
+    if (taking.overwritable) kernels.wait_for(owner_.queue_, *kernels.record(*owner_.uploads_));
     arriving_.erase(id);
     return true;
   }
   [[nodiscard]] int missing_rank(std::uint64_t id) const override {
     const auto found = arriving_.find(id);
-    return found == arriving_.end() ? -1 : found->second.under_way.missing_rank();
+    if (found == arriving_.end()) return -1;
+    const auto& taking = found->second;
+    return taking.here.empty() ? taking.under_way.missing_rank() : static_cast<int>(taking.here.front().key.source);
   }
   void cancel(std::uint64_t id) noexcept override {
     const auto found = arriving_.find(id);
@@ -154,14 +210,20 @@ class staged_transport final : public transport {
     arriving_.erase(found);
   }
   void rethrow() {
+    if (aborted_.load()) throw fault(fault_code::cancelled, "the job was stopped");
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
 
   staged_endpoint& owner_;
   std::unique_ptr<transport> inner_;
+  const job_id job_;
+  const int rank_;
+  const int ranks_;
+  std::atomic<bool> aborted_ = false;
   std::list<departure> leaving_;
   std::map<std::uint64_t, arrival> arriving_;
   std::uint64_t last_transfer_ = 0;
+  transport_counts here_;  ///< of blocks that the network does not see, or does not give
   std::exception_ptr failure_;
 };
 
@@ -178,7 +240,8 @@ staged_endpoint::~staged_endpoint() {
 }
 
 std::unique_ptr<transport> staged_endpoint::join(job_id job, int rank, const job_routes& routes) {
-  return std::make_unique<staged_transport>(*this, network_.join(job, rank, routes));
+  return std::make_unique<staged_transport>(*this, network_.join(job, rank, routes), job, rank,
+                                            static_cast<int>(routes.ranks.size()));
 }
 
 void staged_endpoint::wait(std::chrono::steady_clock::time_point deadline) {
@@ -205,14 +268,20 @@ std::unique_ptr<device_memory> staged_endpoint::take(std::size_t bytes) {
   return memory;
 }
 
-void staged_endpoint::give_back(std::unique_ptr<device_memory> memory, stream& last_used_by) noexcept {
+void staged_endpoint::give_back(std::unique_ptr<device_memory> memory, const event* complete) noexcept {
   if (!memory) return;
   try {
-    auto free_after = kernels_.record(last_used_by);
+    if (complete != nullptr) kernels_.wait_for(*uploads_, *complete);
+    auto free_after = kernels_.record(*uploads_);
     unused_.push_back({std::move(memory), std::move(free_after)});
   } catch (...) {
     // A device that does not answer: the memory goes back to the system.
   }
+}
+
+int staged_endpoint::ranks_here(job_id job, rank_range ranks) const {
+  return static_cast<int>(std::ranges::count_if(
+      transports_, [&](const staged_transport* each) { return each->job() == job && ranks.contains(each->rank()); }));
 }
 
 }  // namespace baton

@@ -3,7 +3,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.hpp"
@@ -15,7 +17,8 @@ class staged_transport;
 
 /// An endpoint for a device whose memory the host cannot read. Blocks pass through pinned host memory: what is sent is copied down
 /// behind the work that makes it, and given to the network when it is complete; what arrives is copied up before the work that reads
-/// it. Nobody waits for the device. Used by the device's compute thread, except `wake`; endpoint, backend and stream outlive it.
+/// it. Nobody waits for the device. Between ranks of this device a block is copied up from where it was copied down, in the order of
+/// streams alone; the network gets it too where it is logged, or somebody else reads it. Used by the device's compute thread, except `wake`; endpoint, backend and stream outlive it.
 class staged_endpoint final : public endpoint {
  public:
   staged_endpoint(endpoint& network, backend& kernels, stream& queue);
@@ -33,6 +36,25 @@ class staged_endpoint final : public endpoint {
  private:
   friend class staged_transport;
 
+  /// A block as it was copied down.
+  struct staged_block {
+    staged_block(staged_endpoint& endpoint, std::size_t size)
+        : owner(endpoint), bytes(size), memory(endpoint.take(size)) {}
+    ~staged_block() { owner.give_back(std::move(memory), complete.get()); }
+    staged_block(const staged_block&) = delete;
+    staged_block& operator=(const staged_block&) = delete;
+
+    staged_endpoint& owner;
+    std::size_t bytes;
+    std::unique_ptr<device_memory> memory;
+    std::unique_ptr<event> complete;
+  };
+  /// One that ranks of this device have still to take.
+  struct kept_block {
+    std::shared_ptr<staged_block> block;
+    int readers = 0;
+  };
+
   struct lent_memory {
     std::unique_ptr<device_memory> memory;
     std::unique_ptr<event> free_after;
@@ -40,8 +62,10 @@ class staged_endpoint final : public endpoint {
 
   /// Pinned memory of at least so many bytes.
   [[nodiscard]] std::unique_ptr<device_memory> take(std::size_t bytes);
-  /// It may be lent again once the stream, of those two, has come so far.
-  void give_back(std::unique_ptr<device_memory> memory, stream& last_used_by) noexcept;
+  /// It may be lent again once `complete`, if there is one, and what was queued for upload have been reached.
+  void give_back(std::unique_ptr<device_memory> memory, const event* complete) noexcept;
+  /// How many of these ranks are on this device.
+  [[nodiscard]] int ranks_here(job_id job, rank_range ranks) const;
 
   endpoint& network_;
   backend& kernels_;
@@ -49,6 +73,7 @@ class staged_endpoint final : public endpoint {
   const std::unique_ptr<stream> uploads_;  ///< beside the work, which waits for what it reads
   std::vector<staged_transport*> transports_;
   std::vector<lent_memory> unused_;
+  std::map<block_key, kept_block> kept_;
 };
 
 }  // namespace baton
