@@ -269,7 +269,8 @@ int run_command(const run_options& options) {
     for (std::size_t i = 0; i < jobs.size(); ++i) {
       done.push_back(
           follow(*cluster, *run, jobs[i], options.dump && i == 0, options.trace && i == 0, view, plans[i].costs));
-      if (!options.quiet) fmt::print("\n{}", table(done.back().result));
+      if (!options.quiet)
+        fmt::print("\n{}", table(done.back().result, isatty(STDOUT_FILENO) != 0 ? terminal_view(false).columns : 80));
       std::fflush(stdout);
     }
     auto json = to_json(done.front().result);

@@ -18,6 +18,8 @@ using nlohmann::json;
 constexpr int columns = 80;
 /// Of the table of ranks: ten columns are left for a device's name.
 constexpr std::string_view row_format = "{:>4} {:>9} {:>10} {:>10} {:>10} {:>10} {:>10} {}";
+/// The same on a narrow terminal: what waiting was hidden, and what was sent, is left out.
+constexpr std::string_view narrow_row_format = "{0:>4} {1:>9} {2:>10} {3:>10} {6:>10} {7}";
 
 double prefill_tokens_per_s(const run_result& result) {
   return result.prefill_s > 0 ? static_cast<double>(result.plan.document_tokens) / result.prefill_s : 0;
@@ -87,15 +89,17 @@ run_result make_run_result(const job_plan& plan, const job_finished& finished, s
   return result;
 }
 
-std::string table(const run_result& result) {
-  const auto row = [](std::string_view rank, const rank_row& r, std::int64_t tokens, std::string_view place) {
-    const auto text = fmt::format(row_format, rank, format_count(tokens), format_seconds(r.compute_s),
-                                  format_seconds(r.wait_s), format_seconds(r.exposed_wait_s),
-                                  format_bytes(r.bytes_sent), format_bytes(r.bytes_received), place);
-    return shortened(text.substr(0, text.find_last_not_of(' ') + 1), columns) + '\n';
+std::string table(const run_result& result, int columns_max) {
+  const int width = std::min(columns_max, columns);
+  const auto line = [&](const auto&... cells) {
+    const auto text = width < columns ? fmt::format(narrow_row_format, cells...) : fmt::format(row_format, cells...);
+    return shortened(text.substr(0, text.find_last_not_of(' ') + 1), width) + '\n';
   };
-  std::string text =
-      fmt::format(row_format, "rank", "tokens", "compute", "wait", "exposed", "sent", "received", "device") + '\n';
+  const auto row = [&](std::string_view rank, const rank_row& r, std::int64_t tokens, std::string_view place) {
+    return line(rank, format_count(tokens), format_seconds(r.compute_s), format_seconds(r.wait_s),
+                format_seconds(r.exposed_wait_s), format_bytes(r.bytes_sent), format_bytes(r.bytes_received), place);
+  };
+  std::string text = line("rank", "tokens", "compute", "wait", "exposed", "sent", "received", "device");
   rank_row sum;
   std::int64_t tokens_of_all = 0;
   for (const auto& rank : result.ranks) {
@@ -110,13 +114,17 @@ std::string table(const run_result& result) {
   }
   if (result.ranks.size() > 1) text += row("sum", sum, tokens_of_all, "");
   text += '\n';
-  text += fmt::format("{:<12} {:>10}   {} document tokens at {} tokens/s ({})\n", "prefill",
-                      format_seconds(result.prefill_s), format_count(result.plan.document_tokens),
-                      format_rate(prefill_tokens_per_s(result)), printable(result.plan.strategy));
-  text +=
-      fmt::format("{:<12} {:>10}   from the question's start\n", "first token", format_seconds(result.first_token_s));
-  text += fmt::format("{:<12} {:>10}   tokens/s, {} in the answer\n", "decode", format_rate(result.decode_tokens_per_s),
-                      format_count(static_cast<std::int64_t>(result.answer_ids.size())));
+  const auto note = [&](std::string_view name, const std::string& number, const std::string& words) {
+    text += shortened(fmt::format("{:<12} {:>10}   {}", name, number, words), width) + '\n';
+  };
+  const std::string rate = format_rate(prefill_tokens_per_s(result)) + " tokens/s";
+  note("prefill", format_seconds(result.prefill_s),
+       width < columns ? fmt::format("{} tokens at {}", format_count(result.plan.document_tokens), rate)
+                       : fmt::format("{} document tokens at {} ({})", format_count(result.plan.document_tokens), rate,
+                                     printable(result.plan.strategy)));
+  note("first token", format_seconds(result.first_token_s), "from the question's start");
+  note("decode", format_rate(result.decode_tokens_per_s),
+       fmt::format("tokens/s, {} in the answer", format_count(static_cast<std::int64_t>(result.answer_ids.size()))));
   if (result.answer.empty() && !result.answer_ids.empty())
     text += "answer token ids\n" + ids_text(result.answer_ids) + '\n';
   return text;

@@ -41,9 +41,9 @@ struct run_result {
 /// Bytes of `answer` that are not UTF-8 become U+FFFD. A rank that `finished` does not name has zeros.
 run_result make_run_result(const job_plan& plan, const job_finished& finished, std::string answer);
 
-/// One line per rank and their sum, then prefill, first token and decode, in at most 80 columns. Where the answer has
+/// One line per rank and their sum, then prefill, first token and decode, in at most 80 columns; in fewer than 80, some are left out. Where the answer has
 /// no text, its ids.
-std::string table(const run_result& result);
+std::string table(const run_result& result, int columns_max = 80);
 
 /// {answer, answer_ids, strategy, plan, document_tokens, query_tokens, prefill_s, first_token_s, decode_tokens_per_s,
 /// ranks: [{rank, node, device, block_tokens, anchor_tokens, passing_tokens, compute_s, wait_s, exposed_wait_s,

@@ -90,6 +90,18 @@ TEST(run_result, shows_ranks_that_add_up_in_80_columns) {
   for (const auto& line : lines_of(table(result))) EXPECT_LE(display_columns(line), 80) << line;
 }
 
+TEST(run_result, shows_fewer_columns_on_a_narrow_terminal_in_place_of_wrapped_lines) {
+  const auto lines = lines_of(table(result_of("apb", 4, "blue", {5, 6, 7}), 60));
+  EXPECT_EQ(lines[0], "rank    tokens    compute       wait   received device");
+  EXPECT_EQ(lines[1], "   0     2,304     1.00 s        0 s    1.0 KiB local/cpu0");
+  EXPECT_EQ(lines[7], "prefill          4.00 s   8,192 tokens at 2,048 tokens/s");
+  for (const int columns : {40, 60, 79}) {
+    for (const auto& line : lines_of(table(result_of("apb", 4, "blue", {5, 6, 7}), columns))) {
+      EXPECT_LE(display_columns(line), columns) << line;
+    }
+  }
+}
+
 TEST(run_result, shows_ids_where_the_answer_has_no_text) {
   const auto result = result_of("full", 1, "", std::vector<std::int32_t>(60, 12345));
   const auto text = table(result);
