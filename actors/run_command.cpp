@@ -283,7 +283,11 @@ int run_command(const run_options& options) {
     }
     if (options.json) write_json(*options.json, json);
     if (options.dump) write_dump(*options.dump, done.front().logits, done.front().selected);
-    if (options.trace) write_trace(*options.trace, done.front().result.plan, done.front().trace);
+    if (options.trace) {
+      const auto shape = shape_of(run->model.config(), run->config.model.precision);
+      write_trace(*options.trace, done.front().result.plan, done.front().trace,
+                  2 * shape.element_bytes * shape.kv_heads * shape.head_dim);
+    }
     return 0;
   } catch (const fault& why) {
     if (interrupted) {

@@ -94,9 +94,44 @@ void add_flows(std::span<const rank_trace> ranks, std::vector<timed_event>& even
   }
 }
 
+/// How much of the compressed blocks is under way: it grows when a block is sent, and falls when a target has taken its copy.
+void add_bytes_in_flight(const job_plan& plan, std::span<const rank_trace> ranks, std::int64_t unit_bytes,
+                         std::vector<timed_event>& events) {
+  std::map<std::pair<block_key, int>, std::int64_t> sent;
+  for (const auto& rank : ranks) {
+    for (const auto& b : rank.blocks) {
+      if (b.event != trace_block::event_kind::sent || b.key.phase != block_phase::prefill) continue;
+      for (int target = b.targets.first; target < b.targets.last; ++target)
+        sent.emplace(std::pair(b.key, target), b.at_ns);
+    }
+  }
+  std::vector<std::pair<std::int64_t, std::int64_t>> changes;  // at, bytes
+  for (const auto& rank : ranks) {
+    for (const auto& b : rank.blocks) {
+      if (b.event != trace_block::event_kind::arrived) continue;
+      const auto left = sent.find({b.key, b.targets.first});
+      const auto source = static_cast<std::size_t>(b.key.source);
+      if (left == sent.end() || source >= plan.shards.size()) continue;
+      const std::int64_t bytes = plan.shards[source].compressed_units * unit_bytes;
+      changes.emplace_back(left->second, bytes);
+      // Clocks of two processes may be a little apart.
+      changes.emplace_back(std::max(b.at_ns, left->second), -bytes);
+    }
+  }
+  std::ranges::stable_sort(changes, {}, &std::pair<std::int64_t, std::int64_t>::first);
+  std::int64_t in_flight = 0;
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    in_flight += changes[i].second;
+    if (i + 1 < changes.size() && changes[i + 1].first == changes[i].first) continue;
+    events.push_back(
+        {changes[i].first,
+         fmt::format(R"("ph":"C","pid":{},"name":"blocks in flight","args":{{"bytes":{}}})", process, in_flight)});
+  }
+}
+
 }  // namespace
 
-void write_trace(std::ostream& out, const job_plan& plan, std::span<const rank_trace> ranks) {
+void write_trace(std::ostream& out, const job_plan& plan, std::span<const rank_trace> ranks, std::int64_t unit_bytes) {
   // Slices before arrows: at one moment a slice must be open before an arrow can be fixed to it.
   std::vector<timed_event> events;
   std::int64_t dropped = 0;
@@ -105,6 +140,7 @@ void write_trace(std::ostream& out, const job_plan& plan, std::span<const rank_t
     dropped += ranks[rank].dropped;
   }
   add_flows(ranks, events);
+  if (unit_bytes > 0) add_bytes_in_flight(plan, ranks, unit_bytes, events);
   std::ranges::stable_sort(events, {}, &timed_event::at_ns);
   const std::int64_t begin_ns = events.empty() ? 0 : events.front().at_ns;
 
@@ -132,9 +168,10 @@ void write_trace(std::ostream& out, const job_plan& plan, std::span<const rank_t
   out << "\n]}\n";
 }
 
-void write_trace(const std::filesystem::path& path, const job_plan& plan, std::span<const rank_trace> ranks) {
+void write_trace(const std::filesystem::path& path, const job_plan& plan, std::span<const rank_trace> ranks,
+                 std::int64_t unit_bytes) {
   std::ofstream file(path, std::ios::binary);
-  write_trace(file, plan, ranks);
+  write_trace(file, plan, ranks, unit_bytes);
   if (!file.flush()) throw fault(fault_code::bad_input, "cannot be written", path.string());
 }
 

@@ -36,6 +36,7 @@ struct trace {
   std::map<int, int> rank_of;                ///< by thread
   std::map<int, std::vector<slice>> slices;  ///< by rank, in the file's order
   std::map<std::int64_t, json> starts, ends;
+  std::vector<std::int64_t> bytes_in_flight;  ///< after each change
   std::vector<double> times_us;
 };
 
@@ -55,6 +56,8 @@ trace read_trace(const std::filesystem::path& path) {
       t.slices[t.rank_of.at(event.at("tid"))].push_back({event.at("name"), event.at("cat"),
                                                          event.at("args").at("layer"), begin,
                                                          begin + event.at("dur").get<double>()});
+    } else if (kind == "C") {
+      t.bytes_in_flight.push_back(event.at("args").at("bytes"));
     } else {
       auto& side = kind == "s" ? t.starts : t.ends;
       EXPECT_TRUE(side.emplace(event.at("id"), event).second) << "a flow has one start and one end";
@@ -106,6 +109,10 @@ TEST_F(traced_run, every_rank_has_a_track_of_all_its_work_and_every_block_an_arr
     EXPECT_EQ(name, "rank " + std::to_string(rank) + (rank < ranks / 2 ? " (local/cpu0)" : " (local/cpu1)"));
   }
   EXPECT_TRUE(std::ranges::is_sorted(t.times_us));
+  ASSERT_FALSE(t.bytes_in_flight.empty());
+  EXPECT_GT(std::ranges::max(t.bytes_in_flight), 0);
+  EXPECT_GE(std::ranges::min(t.bytes_in_flight), 0);
+  EXPECT_EQ(t.bytes_in_flight.back(), 0);
 
   for (int rank = 0; rank < ranks; ++rank) {
     std::set<std::pair<int, std::string>> done;

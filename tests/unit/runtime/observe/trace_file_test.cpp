@@ -157,6 +157,29 @@ TEST(trace_file, events_ascend_and_a_slice_comes_before_its_arrow) {
   EXPECT_EQ(kinds, "XXXsXf");
 }
 
+TEST(trace_file, a_counter_tells_the_bytes_of_blocks_that_were_sent_and_not_yet_taken) {
+  const std::vector<device_view> devices{{"n", "d", ""}};
+  job_options options;
+  options.ranks = 3;
+  options.anchor_tokens = 20;
+  options.passing_tokens = 10;
+  const auto plan = make_job_plan({.document_tokens = 800, .query_tokens = 2, .options = options}, devices);
+  std::vector<rank_trace> ranks(3);
+  ranks[0].spans = {span_of(activity::exchange, 0, 100)};
+  ranks[0].blocks = {block_of(sent, 0, {1, 3}, 50)};
+  ranks[1].blocks = {block_of(arrived, 0, {1, 2}, 300)};
+  ranks[2].blocks = {block_of(arrived, 0, {2, 3}, 20)};  // by a clock that is a little behind
+  std::ostringstream out;
+  write_trace(out, plan, ranks, 8);
+  const auto counters = events_of(json::parse(out.str()), "C");
+  ASSERT_EQ(counters.size(), 2u);
+  EXPECT_EQ(counters[0],
+            (json{{"ph", "C"}, {"pid", 1}, {"ts", 0.05}, {"name", "blocks in flight"}, {"args", {{"bytes", 80}}}}));
+  EXPECT_EQ(counters[1].at("ts"), 0.3);
+  EXPECT_EQ(counters[1].at("args").at("bytes"), 0);
+  EXPECT_TRUE(events_of(written(plan, ranks), "C").empty());
+}
+
 TEST(trace_file, a_trace_of_nothing_is_valid) {
   EXPECT_TRUE(events_of(written(plan_of(2), std::vector<rank_trace>(2)), "X").empty());
 }
