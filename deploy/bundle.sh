@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Makes a folder that runs where little but a driver is: the program, its tests, the shared libraries that a bare Linux lacks, the
+# demo model, configurations, fixtures and scripts. CUDA's own libraries are not in it: docs/gpu.md says where they are looked for.
+#   deploy/bundle.sh FOLDER [BUILD_FOLDER]    builds preset `cuda` unless a build folder is given
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+target=${1:?usage: deploy/bundle.sh FOLDER [BUILD_FOLDER]}
+build=${2:-}
+if [[ -z $build ]]; then
+  build=$root/build/cuda
+  cmake --preset cuda -S "$root"
+  cmake --build "$build" --target baton baton_kernels_test baton_runtime_test
+fi
+rm -rf "$target"
+mkdir -p "$target"/{bin,lib,deploy,tests/fixtures,models}
+for program in baton baton_kernels_test baton_runtime_test; do
+  cp "$build/$program" "$target/bin/"
+  strip "$target/bin/$program"
+done
+# Everything but the C library, which must be the machine's own, and the loader. UCX stays behind: one process needs none.
+ldd "$target"/bin/* | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
+  grep -Ev '/(libc|libm|libdl|librt|libpthread|ld-linux[^/]*)\.so' | while read -r library; do
+    cp -L "$library" "$target/lib/"
+  done
+cp -r "$root/configs" "$target/"
+cp -r "$root/models/needle" "$target/models/"
+rm -rf "$target/models/needle/training"
+cp -r "$root/tests/fixtures/models" "$target/tests/fixtures/"
+cp "$root"/deploy/gpu-check.sh "$root"/deploy/gpu_attention.py "$root"/deploy/gpu_report.py "$target/deploy/"
+cp "$root/docs/gpu.md" "$target/README.md"
+du -sh "$target" | awk '{ print "bundle: " $2 ", " $1 }'

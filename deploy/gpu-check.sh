@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Checks and measures Baton on this machine's GPUs, in some five minutes: docs/gpu.md. Each step has its own time limit, and a step
+# that fails does not stop the rest. Writes gpu-check-report/{report.txt,report.json,*.log}.
+#   deploy/gpu-check.sh [--gpus N] [--cpu]
+#   --gpus N   also a prefill with a rank on each of N GPUs
+#   --cpu      rehearses all steps on the CPU, with small sizes
+set -uo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+gpus=1
+kind=cuda
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --gpus) gpus=$2 && shift ;;
+    --cpu) kind=cpu ;;
+    *) sed -n '2,7p' "$0" && exit 2 ;;
+  esac
+  shift
+done
+# In the bundle programs lie in bin/, in a checkout in build/cuda, build/release or build/dev.
+for bin in "${BATON_BIN:-}" "$here/bin" "$here/build/cuda" "$here/build/release" "$here/build/dev"; do
+  [[ -n $bin && -x $bin/baton ]] && break
+done
+[[ -x $bin/baton ]] || { echo "gpu-check: no program; build it, or set BATON_BIN" && exit 2; }
+out=$PWD/gpu-check-report
+rm -rf "$out" && mkdir -p "$out"
+cd "$here" || exit 2
+[[ -d $here/lib ]] && export LD_LIBRARY_PATH=$here/lib:${LD_LIBRARY_PATH:-}
+# PyTorch brings cuBLASLt, cuDNN and NVRTC.
+folders=$(python3 - 2>/dev/null <<'P'
+import glob, importlib.util
+found = importlib.util.find_spec("nvidia")
+print(":".join(sorted(d for p in (found.submodule_search_locations if found else []) for d in glob.glob(p + "/*/lib"))))
+P
+)
+[[ -n $folders ]] && export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folders
+
+devices() { # devices N: a configuration's list
+  local list="" i
+  for ((i = 0; i < $1; i++)); do
+    if [[ $kind == cuda ]]; then list+="{kind: cuda, index: $i}, "; else list+="{name: cpu$i, threads: 1}, "; fi
+  done
+  echo "nodes: [{devices: [${list%, }]}]"
+}
+needle="model: {directory: $here/models/needle, prompt: needle}"
+printf '%s\n%s\n' "$needle" "$(devices 1)" >"$out/one.yaml"
+printf '%s\n%s\n' "$needle" "$(devices "$gpus")" >"$out/all.yaml"
+printf '%s\nnodes: [{devices: [{kind: cpu}]}]\n' "$needle" >"$out/cpu.yaml"
+
+if [[ $kind == cuda ]]; then
+  shape=configs/shapes/llama-3.1-8b.yaml lengths=32K,64K,127K some=32K chunk=8192 filter='cuda' gtest='*gpu*:*staged*cuda*'
+  document=archive-32k
+else
+  shape=configs/shapes/small.yaml lengths=1K some=1K chunk=256 filter='cpu_bf16' gtest='*staged*cpu*' document=archive-2k
+fi
+question=$(head -1 "models/needle/documents/$document.questions.jsonl" | sed 's/.*"question": "\([^"]*\)".*/\1/')
+
+: >"$out/steps.tsv"
+step() { # step NAME LIMIT_S COMMAND…
+  local name=$1 limit=$2 begun=$SECONDS code=0 result=ok
+  shift 2
+  timeout "$limit" "$@" >"$out/$name.log" 2>&1 || code=$?
+  [[ $code -ne 0 ]] && result="failed ($code)"
+  [[ $code -eq 124 ]] && result="out of time"
+  printf '%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - begun))" >>"$out/steps.tsv"
+  printf '%-12s %-12s %4d s\n' "$name" "$result" "$((SECONDS - begun))"
+}
+answer() { # answer CONFIG NAME
+  "$bin/baton" run --config "$1" --document "models/needle/documents/$document.txt" --question "$question" --strategy apb --ranks 8 \
+    --json "$out/$2.json" --dump "$out/$2.safetensors" --quiet
+}
+prefill=("$bin/baton" bench prefill --shape "$shape" --chunk-tokens "$chunk" --query-tokens 32 --repeats 1 --blocks even --quiet)
+
+step version 60 "$bin/baton" version
+step kernels 120 "$bin/baton_kernels_test" "--gtest_filter=devices/*$filter*"
+step engine 90 "$bin/baton_runtime_test" "--gtest_filter=$gtest"
+step answer 60 answer "$out/one.yaml" answer
+step answer_cpu 90 answer "$out/cpu.yaml" answer_cpu
+step same 30 python3 deploy/gpu_report.py same "$out"
+step rates 90 "$bin/baton" bench kernels --config "$out/one.yaml" --json "$out/rates.json" --quiet
+step torch 60 python3 deploy/gpu_attention.py
+step prefill 200 "${prefill[@]}" --config "$out/one.yaml" --strategies full,star,apb --lengths "$lengths" --virtual-ranks 8 \
+  --json "$out/prefill.json"
+step shared 60 "${prefill[@]}" --config "$out/one.yaml" --strategies apb --lengths "$some" --ranks 8 --json "$out/shared.json"
+if [[ $gpus -gt 1 ]]; then
+  step gpus 90 "${prefill[@]}" --config "$out/all.yaml" --strategies full,star,apb --lengths "$some" --ranks "$gpus" \
+    --json "$out/gpus.json"
+fi
+python3 deploy/gpu_report.py report "$out"
+# Without PyTorch there is nothing to compare with; all other steps must have passed.
+awk -F'\t' '$1 != "torch" && $2 != 0 { failed = 1 } END { exit failed }' "$out/steps.tsv"
