@@ -64,17 +64,14 @@ step() { # step NAME LIMIT_S COMMAND…
   printf '%s\t%s\t%s\n' "$name" "$code" "$((SECONDS - begun))" >>"$out/steps.tsv"
   printf '%-12s %-12s %4d s\n' "$name" "$result" "$((SECONDS - begun))"
 }
-answer() { # answer CONFIG NAME
-  "$bin/baton" run --config "$1" --document "models/needle/documents/$document.txt" --question "$question" --strategy apb --ranks 8 \
-    --json "$out/$2.json" --dump "$out/$2.safetensors" --quiet
-}
+answer=("$bin/baton" run --document "models/needle/documents/$document.txt" --question "$question" --strategy apb --ranks 8 --quiet)
 prefill=("$bin/baton" bench prefill --shape "$shape" --chunk-tokens "$chunk" --query-tokens 32 --repeats 1 --blocks even --quiet)
 
 step version 60 "$bin/baton" version
 step kernels 120 "$bin/baton_kernels_test" "--gtest_filter=devices/*$filter*"
 step engine 90 "$bin/baton_runtime_test" "--gtest_filter=$gtest"
-step answer 60 answer "$out/one.yaml" answer
-step answer_cpu 90 answer "$out/cpu.yaml" answer_cpu
+step answer 60 "${answer[@]}" --config "$out/one.yaml" --json "$out/answer.json" --dump "$out/answer.safetensors"
+step answer_cpu 90 "${answer[@]}" --config "$out/cpu.yaml" --json "$out/answer_cpu.json" --dump "$out/answer_cpu.safetensors"
 step same 30 python3 deploy/gpu_report.py same "$out"
 step rates 90 "$bin/baton" bench kernels --config "$out/one.yaml" --json "$out/rates.json" --quiet
 step torch 60 python3 deploy/gpu_attention.py
