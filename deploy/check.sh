@@ -123,6 +123,11 @@ check_tidy() {
   }
 }
 
+# All that gpu-check.sh does where a GPU is, on the CPU and with small sizes.
+rehearse_gpu_check() {
+  mkdir -p build/gpu-check && (cd build/gpu-check && BATON_BIN=$PWD/../dev ../../deploy/gpu-check.sh --cpu)
+}
+
 if step "packages" deploy/bootstrap.sh; then
   step "format" check_format
   step "include directions" deploy/check_includes.sh
@@ -131,6 +136,7 @@ if step "packages" deploy/bootstrap.sh; then
   dev_tests=dev
   [[ $full == no ]] || dev_tests=dev-full
   step "build: dev" build dev all && run_tests "$dev_tests"
+  step "gpu-check: rehearsal" rehearse_gpu_check
   step "docs: self-test" deploy/check_docs.sh --self-test
   step "docs" deploy/check_docs.sh build/dev/baton
   step "clang-tidy" check_tidy

@@ -68,16 +68,16 @@ answer=("$bin/baton" run --document "models/needle/documents/$document.txt" --qu
 prefill=("$bin/baton" bench prefill --shape "$shape" --chunk-tokens "$chunk" --query-tokens 32 --repeats 1 --blocks even --quiet)
 
 step version 60 "$bin/baton" version
-step kernels 120 "$bin/baton_kernels_test" "--gtest_filter=devices/*$filter*"
+step kernels 180 "$bin/baton_kernels_test" "--gtest_filter=devices/*$filter*"
 step engine 90 "$bin/baton_runtime_test" "--gtest_filter=$gtest"
 step answer 60 "${answer[@]}" --config "$out/one.yaml" --json "$out/answer.json" --dump "$out/answer.safetensors"
 step answer_cpu 90 "${answer[@]}" --config "$out/cpu.yaml" --json "$out/answer_cpu.json" --dump "$out/answer_cpu.safetensors"
 step same 30 python3 deploy/gpu_report.py same "$out"
-step rates 90 "$bin/baton" bench kernels --config "$out/one.yaml" --json "$out/rates.json" --quiet
+step rates 180 "$bin/baton" bench kernels --config "$out/one.yaml" --json "$out/rates.json" --quiet
 step torch 60 python3 deploy/gpu_attention.py
-step prefill 200 "${prefill[@]}" --config "$out/one.yaml" --strategies full,star,apb --lengths "$lengths" --virtual-ranks 8 \
+step prefill 240 "${prefill[@]}" --config "$out/one.yaml" --strategies full,star,apb --lengths "$lengths" --virtual-ranks 8 \
   --json "$out/prefill.json"
-step shared 60 "${prefill[@]}" --config "$out/one.yaml" --strategies apb --lengths "$some" --ranks 8 --json "$out/shared.json"
+step shared 120 "${prefill[@]}" --config "$out/one.yaml" --strategies apb --lengths "$some" --ranks 8 --json "$out/shared.json"
 if [[ $gpus -gt 1 ]]; then
   step gpus 90 "${prefill[@]}" --config "$out/all.yaml" --strategies full,star,apb --lengths "$some" --ranks "$gpus" \
     --json "$out/gpus.json"
