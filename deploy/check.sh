@@ -108,7 +108,10 @@ tidy_files() {
   else
     git diff --name-only --diff-filter=d "$base"
     git ls-files --others --exclude-standard
-  fi | grep -E '^(kernels|runtime)/.*\.cpp$' | sort -u
+  fi | grep -E '^(kernels|runtime)/.*\.cpp$' | sort -u | while read -r file; do
+    # Not what this build leaves out: kernels/cuda, or what stands in for it.
+    ! grep -q "/$file\"" build/dev/compile_commands.json || echo "$file"
+  done
 }
 
 check_tidy() {
