@@ -115,6 +115,11 @@ std::vector<std::int64_t> arenas_for(const prepared_run& run, std::span<const co
           if (cost.node == node.name && cost.device == device.name) needed = std::max(needed, cost.arena_bytes());
         }
       }
+      if (device.memory_bytes == 0 && run.config.processes == process_layout::per_device) {
+        std::int64_t largest = 0;
+        for (const auto& p : plans) largest = std::max(largest, p.costs.largest_shard_bytes);
+        needed += run.config.recovery.reserve * largest;
+      }
       // Extents are rounded up and answers come while other pieces are still lent.
       needed += needed / 64 + (std::int64_t{1} << 20);
       if (device.memory_bytes > 0 && needed > device.memory_bytes) {
@@ -196,6 +201,12 @@ finished_job follow(actors::cluster& cluster, const prepared_run& run, const job
       if (text) say(text->push(token->token));
     } else if (const auto* logits = std::get_if<first_logits>(&*update)) {
       done.logits.insert(done.logits.end(), logits->values.begin(), logits->values.end());
+    } else if (const auto* moved = std::get_if<shard_moved>(&*update)) {
+      view.message(
+          fmt::format("rank {} is computed again on {}/{}: {}", moved->rank, moved->node, moved->device, moved->cause));
+      auto& shard = accepted->plan.shards.at(static_cast<std::size_t>(moved->rank));
+      shard.node = moved->node;
+      shard.device = moved->device;
     } else if (const auto* units = std::get_if<chosen_units>(&*update)) {
       done.selected.push_back({units->layer, units->rank, units->kv_heads, units->indices});
     } else if (const auto* recorded = std::get_if<trace_spans>(&*update)) {

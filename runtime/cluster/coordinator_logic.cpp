@@ -15,41 +15,46 @@ std::string place_of(const worker_ready& who) { return fmt::format("{}/{}", who.
 void coordinator_logic::worker_joined(peer_id worker, const worker_ready& who, double now_s) {
   workers_[worker] = {who, now_s};
   joined_.insert({who.node, who.device});
+  recover_all(now_s);
 }
 
-void coordinator_logic::worker_lost(peer_id worker, const std::string& why, double) {
+void coordinator_logic::worker_lost(peer_id worker, const std::string& why, double now_s) {
   const auto found = workers_.find(worker);
   if (found == workers_.end()) return;
-  const std::string place = place_of(found->second.who);
+  const auto gone = found->second;
   workers_.erase(found);
-  std::vector<std::pair<job_id, failure>> hit;
+  std::vector<job_id> hit;
   for (const auto& [id, job] : jobs_) {
-    const auto lost = std::ranges::find_if(job.ranks, [&](const rank_entry& r) { return r.worker == worker; });
-    if (lost == job.ranks.end()) continue;
-    const auto rank = lost - job.ranks.begin();
-    hit.push_back({id,
-                   {fault_code::lost_peer, fmt::format("the worker is gone ({})", why),
-                    fmt::format("rank {}, device {}, layer {}", rank, place, lost->progress.layer)}});
+    if (std::ranges::any_of(job.ranks, [&](const rank_entry& r) { return r.worker == worker; })) hit.push_back(id);
   }
-  for (const auto& [id, reason] : hit) fail(id, reason);
+  for (const job_id id : hit) lose_ranks_of(*find(id), worker, gone, why, now_s);
 }
 
 void coordinator_logic::relay_joined(peer_id relay, const relay_ready& who, double now_s) {
   relays_[relay] = {who, now_s};
+  recover_all(now_s);
 }
 
-void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double) {
+void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double now_s) {
   const auto found = relays_.find(relay);
   if (found == relays_.end()) return;
   const std::string node = found->second.who.node;
   relays_.erase(found);
-  std::vector<job_id> hit;
-  for (const auto& [id, job] : jobs_) {
-    if (std::ranges::any_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == node; }))
-      hit.push_back(id);
+  for (auto& [id, job] : jobs_) {
+    job.relays.erase(relay);
+    job.relays_awaited.erase(relay);
+    job.fences_awaited.erase(relay);
+    job.held.erase(relay);
   }
-  for (const job_id id : hit)
-    fail(id, {fault_code::lost_peer, fmt::format("the relay is gone ({})", why), "node " + node});
+  std::vector<peer_id> theirs;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.who.node == node) theirs.push_back(id);
+  }
+  for (const peer_id worker : theirs) {
+    worker_lost(worker, fmt::format("the relay of node {} is gone: {}", node, why), now_s);
+    actions_.push_back(dismiss{worker});
+  }
+  recover_all(now_s);
 }
 
 void coordinator_logic::client_lost(peer_id client, double) {
@@ -62,11 +67,11 @@ void coordinator_logic::client_lost(peer_id client, double) {
 
 // ---- submission ----
 
-void coordinator_logic::client_said(peer_id client, const client_request& request, double) {
+void coordinator_logic::client_said(peer_id client, const client_request& request, double now_s) {
   if (const auto* submit = std::get_if<submit_job>(&request)) {
     submitted(client, *submit);
   } else if (const auto* piece = std::get_if<submit_ids>(&request)) {
-    ids_came(client, *piece);
+    ids_came(client, *piece, now_s);
   } else if (const auto* cancel = std::get_if<cancel_job>(&request)) {
     const auto* job = find(cancel->job);
     if (job && job->client == client) fail(cancel->job, {fault_code::cancelled, "cancelled", {}});
@@ -94,7 +99,7 @@ void coordinator_logic::submitted(peer_id client, const submit_job& request) {
   job.asked = request;
 }
 
-void coordinator_logic::ids_came(peer_id client, const submit_ids& piece) {
+void coordinator_logic::ids_came(peer_id client, const submit_ids& piece, double now_s) {
   auto* job = find(client, piece.request_id);
   if (!job || job->now != stage::receiving) return;
   const auto refuse = [&](const std::string& what) {
@@ -112,10 +117,10 @@ void coordinator_logic::ids_came(peer_id client, const submit_ids& piece) {
       return refuse(fmt::format("token id {} is outside the vocabulary of {}", token, model_.vocabulary));
   }
   job->ids.insert(job->ids.end(), piece.ids.begin(), piece.ids.end());
-  if (job->ids.size() == total) admit(*job);
+  if (job->ids.size() == total) admit(*job, now_s);
 }
 
-void coordinator_logic::admit(job_entry& job) {
+void coordinator_logic::admit(job_entry& job, double now_s) {
   const auto refuse = [&](const failure& why) {
     actions_.push_back(to_client{job.client, job_refused{job.asked.request_id, why}});
     jobs_.erase(job.id);
@@ -143,17 +148,19 @@ void coordinator_logic::admit(job_entry& job) {
   }
   tell_client(job, job_accepted{job.asked.request_id, job.id, job.plan});
   job.now = stage::reserving;
+  for (const auto& [id, relay] : relays_) {
+    if (std::ranges::any_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == relay.who.node; }))
+      ask_for_room(job, id);
+  }
+  if (job.relays_awaited.empty()) prepare_shards_of(job, now_s);
+}
+
+void coordinator_logic::ask_for_room(job_entry& job, peer_id relay) {
   // Each node's relay keeps every block that its own ranks send or read: at most all of them.
-  const auto log_bytes = relay_log_bytes(job.plan, model_.shape);
   std::vector<std::string> relays;
   for (const auto& shard : job.plan.shards) relays.push_back(relay_address(shard.node));
-  for (const auto& [id, relay] : relays_) {
-    if (std::ranges::none_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == relay.who.node; }))
-      continue;
-    job.relays_awaited.insert(id);
-    actions_.push_back(to_relay{id, reserve_log{job.id, log_bytes, relays}});
-  }
-  if (job.relays_awaited.empty()) prepare_shards_of(job);
+  job.relays_awaited.insert(relay);
+  actions_.push_back(to_relay{relay, reserve_log{job.id, relay_log_bytes(job.plan, model_.shape), std::move(relays)}});
 }
 
 std::vector<device_view> coordinator_logic::devices() const {
@@ -172,16 +179,19 @@ job_routes coordinator_logic::routes_of(const job_entry& job) const {
   job_routes routes;
   for (const auto& rank : job.ranks) {
     const auto worker = workers_.find(rank.worker);
-    routes.ranks.push_back({worker == workers_.end() ? std::string() : worker->second.who.address, 0});
+    routes.ranks.push_back({worker == workers_.end() ? std::string() : worker->second.who.address, rank.attempt});
   }
   return routes;
 }
 
+peer_id coordinator_logic::relay_of(const std::string& node) const {
+  const auto found = std::ranges::find_if(relays_, [&](const auto& entry) { return entry.second.who.node == node; });
+  return found == relays_.end() ? 0 : found->first;
+}
+
 std::string coordinator_logic::relay_address(const std::string& node) const {
-  for (const auto& [id, relay] : relays_) {
-    if (relay.who.node == node) return relay.who.address;
-  }
-  return {};
+  const peer_id relay = relay_of(node);
+  return relay == 0 ? std::string() : relays_.at(relay).who.address;
 }
 
 void coordinator_logic::relay_said(peer_id relay, const relay_report& report, double now_s) {
@@ -191,8 +201,23 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
   if (const auto* reserved = std::get_if<log_reserved>(&report)) {
     auto* job = find(reserved->job);
     if (!job || job->relays_awaited.erase(relay) == 0) return;
-    if (job->relays_awaited.empty()) prepare_shards_of(*job);
+    job->relays.insert(relay);
+    if (job->now != stage::reserving) {
+      fence(*job, now_s);
+    } else if (job->relays_awaited.empty()) {
+      prepare_shards_of(*job, now_s);
+    }
+  } else if (const auto* fenced = std::get_if<job_fenced>(&report)) {
+    auto* job = find(fenced->job);
+    if (!job || fenced->round != job->fence_round || job->fences_awaited.erase(relay) == 0) return;
+    job->held[relay] = fenced->held;
+    recover(*job, now_s);
   } else if (const auto* refused = std::get_if<log_refused>(&report)) {
+    auto* job = find(refused->job);
+    if (job && job->now != stage::reserving && job->relays_awaited.erase(relay) > 0) {
+      job->relays_without_room.insert(relay);
+      return recover(*job, now_s);
+    }
     fail(refused->job,
          {fault_code::out_of_memory,
           fmt::format(
@@ -217,25 +242,30 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
 
 // ---- prefill and answer ----
 
-void coordinator_logic::prepare_shards_of(job_entry& job) {
+void coordinator_logic::prepare_shards_of(job_entry& job, double now_s) {
   job.now = stage::preparing;
-  auto routes = routes_of(job);
-  const auto document = std::span(job.ids).first(static_cast<std::size_t>(job.asked.document_tokens));
-  const auto query = std::span(job.ids).subspan(document.size());
   for (const auto& shard : job.plan.shards) {
-    const auto& rank = job.ranks[static_cast<std::size_t>(shard.rank)];
-    routes.relay = relay_address(shard.node);
-    actions_.push_back(to_worker{rank.worker, assign_shard{job.id, shard.rank, job.plan, routes, job.asked.report_dump,
-                                                           job.asked.report_trace}});
-    const auto tokens = tokens_of(shard, document, query);
-    for (std::size_t first = 0; first < tokens.ids.size(); first += ids_per_message) {
-      const std::size_t count = std::min<std::size_t>(ids_per_message, tokens.ids.size() - first);
-      const auto at = tokens.ids.begin() + static_cast<std::ptrdiff_t>(first);
-      actions_.push_back(to_worker{
-          rank.worker,
-          shard_ids{
-              job.id, shard.rank, static_cast<std::int64_t>(first), {at, at + static_cast<std::ptrdiff_t>(count)}}});
-    }
+    if (job.ranks[static_cast<std::size_t>(shard.rank)].worker != 0) assign(job, shard.rank, {});
+  }
+  // A worker may have died since the job was planned.
+  if (std::ranges::any_of(job.ranks, [](const rank_entry& r) { return r.worker == 0; })) fence(job, now_s);
+}
+
+void coordinator_logic::assign(const job_entry& job, int rank, const std::vector<std::int32_t>& held_layers) {
+  const auto& shard = job.plan.shards[static_cast<std::size_t>(rank)];
+  const peer_id worker = job.ranks[static_cast<std::size_t>(rank)].worker;
+  auto routes = routes_of(job);
+  routes.relay = relay_address(shard.node);
+  actions_.push_back(to_worker{worker, assign_shard{job.id, rank, job.plan, std::move(routes), job.asked.report_dump,
+                                                    job.asked.report_trace, held_layers}});
+  const auto document = std::span(job.ids).first(static_cast<std::size_t>(job.asked.document_tokens));
+  const auto tokens = tokens_of(shard, document, std::span(job.ids).subspan(document.size()));
+  for (std::size_t first = 0; first < tokens.ids.size(); first += ids_per_message) {
+    const std::size_t count = std::min<std::size_t>(ids_per_message, tokens.ids.size() - first);
+    const auto at = tokens.ids.begin() + static_cast<std::ptrdiff_t>(first);
+    actions_.push_back(to_worker{
+        worker,
+        shard_ids{job.id, rank, static_cast<std::int64_t>(first), {at, at + static_cast<std::ptrdiff_t>(count)}}});
   }
 }
 
@@ -249,16 +279,27 @@ void coordinator_logic::start_prefill_of(job_entry& job, double now_s) {
 }
 
 void coordinator_logic::start_answer_of(job_entry& job, double now_s) {
-  job.prefill_s = now_s - job.prefill_began_s;
-  tell_client(job, prefill_finished{job.id, job.prefill_s});
+  const bool again = job.question_began_s > 0;
   job.now = stage::answering;
-  job.question_began_s = job.moved_s = now_s;
+  job.moved_s = now_s;
+  if (again) {
+    ++job.asked_again;
+  } else {
+    job.prefill_s = now_s - job.prefill_began_s;
+    job.question_began_s = now_s;
+    tell_client(job, prefill_finished{job.id, job.prefill_s});
+  }
   question asked;
+  asked.repeat = job.asked_again;
+  asked.forced_tokens = job.answer_ids;
   asked.query_ids.assign(job.ids.begin() + job.asked.document_tokens, job.ids.end());
   asked.max_new_tokens = job.plan.max_new_tokens;
   asked.stop_tokens = job.asked.stop_tokens;
   asked.sampling = job.plan.sampling;
-  for (auto& rank : job.ranks) rank.progress.waiting_for = -1;
+  for (auto& rank : job.ranks) {
+    rank.progress.waiting_for = -1;
+    rank.answer.reset();
+  }
   for (const peer_id worker : workers_of(job))
     actions_.push_back(to_worker{worker, ask_question{job.id, asked, job.asked.report_dump}});
 }
@@ -271,8 +312,12 @@ void coordinator_logic::finish(job_entry& job) {
   done.decode_s = job.last_token_at_s - job.first_token_at_s;
   done.answer_ids = job.answer_ids;
   for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
-    done.ranks.push_back({static_cast<int>(rank), *job.ranks[rank].prefill, *job.ranks[rank].answer});
+    const auto& r = job.ranks[rank];
+    // A rank that was lost when the answer was there has no timings.
+    done.ranks.push_back(
+        {static_cast<int>(rank), r.prefill.value_or(shard_timings{}), r.answer.value_or(shard_timings{})});
   }
+  done.replays = std::move(job.replays);
   tell_client(job, std::move(done));
   release(job);
 }
@@ -305,9 +350,16 @@ void coordinator_logic::worker_reported(peer_id, const worker_alive&, double) {}
 
 void coordinator_logic::worker_reported(peer_id worker, const shard_ready& report, double now_s) {
   auto* job = job_of(worker, report.job, report.rank);
-  if (!job || job->now != stage::preparing) return;
+  if (!job) return;
   job->ranks[static_cast<std::size_t>(report.rank)].ready = true;
-  if (std::ranges::all_of(job->ranks, &rank_entry::ready)) start_prefill_of(*job, now_s);
+  if (job->now > stage::preparing) {
+    // A replay: the others are under way.
+    actions_.push_back(to_worker{worker, start_shard{report.job, report.rank}});
+    job->moved_s = now_s;
+    return;
+  }
+  if (job->now == stage::preparing && std::ranges::all_of(job->ranks, &rank_entry::ready))
+    start_prefill_of(*job, now_s);
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const shard_progress& report, double now_s) {
@@ -317,6 +369,7 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_progress& re
   const bool done = job->now == stage::prefilling ? rank.prefill.has_value() : rank.answer.has_value();
   if (report.chunks != rank.progress.chunks || (report.waiting_for < 0 && !done)) job->moved_s = now_s;
   rank.progress = report;
+  if (rank.replay && rank.ready && report.layer > rank.replay->layer) close_replay(*job, report.rank, now_s);
   job->progress_changed = true;
 }
 
@@ -325,6 +378,7 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_finished& re
   if (!job || job->now != stage::prefilling) return;
   auto& rank = job->ranks[static_cast<std::size_t>(report.rank)];
   rank.prefill = report.timings;
+  if (rank.replay) close_replay(*job, report.rank, now_s);
   rank.progress.tokens_done = model_.shape.layers * job->plan.shards[static_cast<std::size_t>(report.rank)].tokens();
   rank.progress.waiting_for = -1;
   job->progress_changed = true;
@@ -333,7 +387,13 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_finished& re
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const chosen_units& report, double) {
-  if (auto* job = job_of(worker, report.job, report.rank)) tell_client(*job, report);
+  auto* job = job_of(worker, report.job, report.rank);
+  if (!job) return;
+  // A replayed rank chooses again what it has told already.
+  auto& told = job->ranks[static_cast<std::size_t>(report.rank)].layers_told;
+  if (report.layer < told) return;
+  told = report.layer + 1;
+  tell_client(*job, report);
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const trace_spans& report, double) {
@@ -351,7 +411,10 @@ void coordinator_logic::worker_reported(peer_id, const answer_token& report, dou
 }
 
 void coordinator_logic::worker_reported(peer_id, const first_logits& report, double) {
-  if (auto* job = find(report.job)) tell_client(*job, report);
+  auto* job = find(report.job);
+  if (!job || report.first != job->logits_told) return;
+  job->logits_told += static_cast<std::int64_t>(report.values.size());
+  tell_client(*job, report);
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const answer_finished& report, double now_s) {
@@ -362,9 +425,16 @@ void coordinator_logic::worker_reported(peer_id worker, const answer_finished& r
   if (std::ranges::all_of(job->ranks, [](const rank_entry& r) { return r.answer.has_value(); })) finish(*job);
 }
 
-void coordinator_logic::worker_reported(peer_id worker, const shard_failed& report, double) {
-  const auto* job = job_of(worker, report.job, report.rank);
+void coordinator_logic::worker_reported(peer_id worker, const shard_failed& report, double now_s) {
+  auto* job = job_of(worker, report.job, report.rank);
   if (!job) return;
+  auto& rank = job->ranks[static_cast<std::size_t>(report.rank)];
+  if (rank.attempt > 0 && !rank.ready && report.why.code == fault_code::out_of_memory) {
+    // No room for the replay there; somebody else may have some.
+    rank.without_room.insert(worker);
+    rank.worker = 0;
+    return fence(*job, now_s);
+  }
   failure why = report.why;
   // A stopped rank says so because of another's failure, which is told first.
   const std::string place =
@@ -428,6 +498,7 @@ void coordinator_logic::tick(double now_s) {
     for (auto& [id, job] : jobs_) job.moved_s += late_s;
   }
   give_up_the_silent(now_s);
+  fail_the_unplaced(now_s);
   fail_the_stuck(now_s);
   for (auto& [id, job] : jobs_) {
     if (!std::exchange(job.progress_changed, false)) continue;

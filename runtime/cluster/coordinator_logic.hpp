@@ -47,7 +47,9 @@ struct coordinator_limits {
   double silence_s = 1.2;  ///< a worker or relay that says nothing for so long is given up
   double stuck_s =
       30;  ///< a job all of whose ranks wait for blocks, and do not move for so long, has lost one: it fails
-  double tick_s = 0.1;  ///< how often `tick` is called
+  double tick_s = 0.1;        ///< how often `tick` is called
+  int replays_max = 3;        ///< of one shard; then its job fails
+  double replacement_s = 30;  ///< a job fails whose lost shard no device could take for so long
 };
 
 /// Decides what the coordinator does: job table, admission, placement, progress, ends. Events in, actions out; no CAF, no clock:
@@ -55,8 +57,12 @@ struct coordinator_limits {
 ///
 /// A job's life: submitted (ids come) -> reserving (relay logs) -> preparing (shards get ids and memory) -> prefilling ->
 /// answering -> finished | failed; then its KV and logs are released everywhere. No rank begins before every process knows the
-/// job, so that a block never comes to somebody who has not heard of it. A dead worker fails the jobs that have a shard on it: replaying the lost shard from the
-/// relay's log takes that place.
+/// job, so that a block never comes to somebody who has not heard of it.
+///
+/// A dead worker's shards are replayed somewhere else (coordinator_recovery.cpp) while the other ranks wait where they miss its
+/// blocks: lost -> fenced (no relay takes what the old attempt may still send; all say what they hold) -> placed -> prepared ->
+/// started. A question that was under way is asked again with the tokens that are known. A dead relay takes the workers of its node
+/// with it.
 class coordinator_logic {
  public:
   /// `declared` is the order in which ranks are laid over devices (node and name); others come behind, by their names.
@@ -96,12 +102,23 @@ class coordinator_logic {
     relay_ready who;
     double heard_s = 0;
   };
+  /// A loss whose replay has not come as far yet as the shard was.
+  struct open_replay {
+    std::string cause;
+    int layer = 0;  ///< where the shard was
+    double noticed_s = 0;
+    double detect_ms = 0;
+  };
   struct rank_entry {
-    peer_id worker = 0;
+    peer_id worker = 0;  ///< 0: lost, and not placed yet
+    std::uint32_t attempt = 0;
     bool ready = false;
     shard_progress progress;
     std::optional<shard_timings> prefill;
     std::optional<shard_timings> answer;
+    int layers_told = 0;  ///< of its chosen units
+    std::optional<open_replay> replay;
+    std::set<peer_id> without_room;  ///< workers that could not take it
   };
   struct job_entry {
     job_id id = 0;
@@ -110,7 +127,9 @@ class coordinator_logic {
     stage now = stage::receiving;
     std::vector<std::int32_t> ids;  ///< document ++ query
     job_plan plan;
-    std::set<peer_id> relays_awaited;
+    std::set<peer_id> relays;          ///< that have room for its log
+    std::set<peer_id> relays_awaited;  ///< that were asked for room
+    std::set<peer_id> relays_without_room;
     std::vector<rank_entry> ranks;
     double moved_s = 0;  ///< when a rank last computed
     double prefill_began_s = 0;
@@ -119,19 +138,46 @@ class coordinator_logic {
     double first_token_at_s = 0;
     double last_token_at_s = 0;
     std::vector<std::int32_t> answer_ids;
+    std::int64_t logits_told = 0;
+    std::uint32_t asked_again = 0;
     bool progress_changed = false;
+
+    std::uint32_t fence_round = 0;
+    std::set<peer_id> fences_awaited;
+    std::map<peer_id, std::vector<rank_layers>> held;  ///< by each relay, at the newest fence
+    std::optional<double> unplaced_since_s;            ///< no device could take a lost shard
+    std::vector<replay_result> replays;
   };
 
   void submitted(peer_id client, const submit_job& request);
-  void ids_came(peer_id client, const submit_ids& piece);
-  void admit(job_entry& job);
-  void prepare_shards_of(job_entry& job);
+  void ids_came(peer_id client, const submit_ids& piece, double now_s);
+  void admit(job_entry& job, double now_s);
+  void ask_for_room(job_entry& job, peer_id relay);
+  void prepare_shards_of(job_entry& job, double now_s);
+  void assign(const job_entry& job, int rank, const std::vector<std::int32_t>& held_layers);
   void start_prefill_of(job_entry& job, double now_s);
   void start_answer_of(job_entry& job, double now_s);
   void finish(job_entry& job);
   void fail(job_id job, const failure& why);
   /// Tells workers and relays to drop what the job left, and forgets it.
   void release(job_entry& job);
+
+  // ---- recovery: coordinator_recovery.cpp ----
+
+  /// A worker is gone, and with it the job's ranks there. May end the job.
+  void lose_ranks_of(job_entry& job, peer_id worker, const worker_entry& gone, const std::string& why, double now_s);
+  /// Goes as far as it can with the ranks that have no worker.
+  void recover(job_entry& job, double now_s);
+  void recover_all(double now_s);
+  void fence(job_entry& job, double now_s);
+  /// A worker for each rank that has none; none at all if one cannot be placed now.
+  [[nodiscard]] std::map<int, peer_id> places_for_lost_ranks(const job_entry& job) const;
+  void place(job_entry& job, const std::map<int, peer_id>& places);
+  /// What each relay of the job must send to others, by the peer that holds it.
+  [[nodiscard]] std::map<peer_id, std::vector<place_blocks::forwarding>> forwardings_of(const job_entry& job) const;
+  [[nodiscard]] std::vector<std::int32_t> held_layers_of(const job_entry& job, int rank) const;
+  void close_replay(job_entry& job, int rank, double now_s);
+  void fail_the_unplaced(double now_s);
 
   void worker_reported(peer_id worker, const worker_ready& report, double now_s);
   void worker_reported(peer_id worker, const worker_alive& report, double now_s);
@@ -155,6 +201,8 @@ class coordinator_logic {
   [[nodiscard]] job_routes routes_of(const job_entry& job) const;
   /// Address of the relay of a node; empty where there is none.
   [[nodiscard]] std::string relay_address(const std::string& node) const;
+  /// The relay of a node; 0 where there is none.
+  [[nodiscard]] peer_id relay_of(const std::string& node) const;
   void give_up_the_silent(double now_s);
   void fail_the_stuck(double now_s);
   [[nodiscard]] std::set<peer_id> workers_of(const job_entry& job) const;

@@ -36,6 +36,7 @@ struct assign_shard {
   job_routes routes;  ///< the shard's own attempt stands there too
   bool report_chosen_units = false;
   bool report_trace = false;
+  std::vector<std::int32_t> held_layers{};  ///< ascending; their compressed blocks have a holder: not to be sent again
 
   bool operator==(const assign_shard&) const = default;
 };
@@ -55,6 +56,14 @@ struct start_shard {
 
   bool operator==(const start_shard&) const = default;
 };
+/// A rank of the job is to be reached somewhere else from now on, as a later attempt.
+struct rewire_rank {
+  job_id job = 0;
+  int rank = 0;
+  rank_place place;
+
+  bool operator==(const rewire_rank&) const = default;
+};
 /// Every rank of the job on this worker answers the question together with the others.
 struct ask_question {
   job_id job = 0;
@@ -69,7 +78,7 @@ struct release_job {
 
   bool operator==(const release_job&) const = default;
 };
-using worker_command = std::variant<assign_shard, shard_ids, start_shard, ask_question, release_job>;
+using worker_command = std::variant<assign_shard, shard_ids, start_shard, rewire_rank, ask_question, release_job>;
 
 // ---- worker to coordinator ----
 
@@ -198,7 +207,40 @@ struct release_log {
 
   bool operator==(const release_log&) const = default;
 };
-using relay_command = std::variant<reserve_log, release_log>;
+/// Compressed blocks of one rank of a job.
+struct rank_layers {
+  int rank = 0;
+  std::vector<std::int32_t> layers;  ///< ascending
+
+  bool operator==(const rank_layers&) const = default;
+};
+/// Blocks of earlier attempts than these are not taken any more, and none at all of a rank whose attempt is new here, until
+/// place_blocks says what is good. Answered by job_fenced.
+struct fence_job {
+  job_id job = 0;
+  std::uint32_t round = 0;                ///< of the job: later ones stand in for earlier ones
+  std::vector<std::uint32_t> attempts{};  ///< of each rank
+
+  bool operator==(const fence_job&) const = default;
+};
+/// Where the ranks of a fenced job are now, and which blocks of replayed ranks count: those of `holders`, whichever attempt made
+/// them, and of other layers those of the newest attempt.
+struct place_blocks {
+  struct forwarding {
+    std::string to;  ///< a relay's address
+    rank_layers blocks;
+
+    bool operator==(const forwarding&) const = default;
+  };
+  job_id job = 0;
+  std::uint32_t round = 0;
+  std::vector<std::string> relays{};      ///< address of the relay of each rank's node
+  std::vector<rank_layers> holders{};     ///< for each rank whose attempt is above 0
+  std::vector<forwarding> forwardings{};  ///< what this relay holds and others need now
+
+  bool operator==(const place_blocks&) const = default;
+};
+using relay_command = std::variant<reserve_log, release_log, fence_job, place_blocks>;
 
 struct relay_ready {
   std::string node;
@@ -231,6 +273,14 @@ struct log_failed {
 
   bool operator==(const log_failed&) const = default;
 };
+/// What the relay holds of a job, once it takes no block of an earlier attempt any more.
+struct job_fenced {
+  job_id job = 0;
+  std::uint32_t round = 0;
+  std::vector<rank_layers> held{};
+
+  bool operator==(const job_fenced&) const = default;
+};
 /// A worker process of the node has ended.
 struct worker_ended {
   std::string device;
@@ -238,7 +288,8 @@ struct worker_ended {
 
   bool operator==(const worker_ended&) const = default;
 };
-using relay_report = std::variant<relay_ready, relay_alive, log_reserved, log_refused, log_failed, worker_ended>;
+using relay_report =
+    std::variant<relay_ready, relay_alive, log_reserved, log_refused, log_failed, job_fenced, worker_ended>;
 
 // ---- client and coordinator ----
 
@@ -303,6 +354,28 @@ struct rank_result {
 
   bool operator==(const rank_result&) const = default;
 };
+/// A rank was lost; its shard is computed again somewhere else.
+struct shard_moved {
+  job_id job = 0;
+  int rank = 0;
+  std::uint32_t attempt = 0;
+  std::string node;  ///< where it is now
+  std::string device;
+  std::string cause;  ///< "device east/cpu0: the worker is gone (killed by signal 9)"
+
+  bool operator==(const shard_moved&) const = default;
+};
+/// One replay of a lost shard.
+struct replay_result {
+  int rank = 0;
+  std::string cause;
+  int layers = 0;               ///< that were computed again
+  double seconds = 0;           ///< from the loss being known until the shard had come as far as it was
+  double detect_ms = 0;         ///< from its last sign of life until the loss was known
+  bool on_other_class = false;  ///< another kernel class: the bits may differ
+
+  bool operator==(const replay_result&) const = default;
+};
 struct job_finished {
   job_id job = 0;
   double prefill_s = 0;
@@ -310,6 +383,7 @@ struct job_finished {
   double decode_s = 0;       ///< from the first answer token to the last
   std::vector<std::int32_t> answer_ids;
   std::vector<rank_result> ranks;
+  std::vector<replay_result> replays{};
 
   bool operator==(const job_finished&) const = default;
 };
@@ -320,7 +394,7 @@ struct job_failed {
   bool operator==(const job_failed&) const = default;
 };
 using client_update = std::variant<job_accepted, job_refused, job_progress, prefill_finished, chosen_units, trace_spans,
-                                   answer_token, first_logits, job_finished, job_failed>;
+                                   answer_token, first_logits, shard_moved, job_finished, job_failed>;
 
 /// The most ids or logits in one message, so that it stays well under 1 MB.
 inline constexpr std::int64_t ids_per_message = 65536;

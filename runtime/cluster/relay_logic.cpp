@@ -21,9 +21,55 @@ void relay_logic::log_broke(job_id job, const fault& why) {
   if (jobs_.erase(job) > 0) actions_.emplace_back(relay_report(log_failed{job, failure_of(why)}));
 }
 
-bool relay_logic::lacks(const block_key& key) const {
-  const auto job = jobs_.find(key.job);
-  return job != jobs_.end() && !job->second.held.contains(key);
+block_verdict relay_logic::judge(const block_key& key) const {
+  const auto found = jobs_.find(key.job);
+  if (found == jobs_.end()) return block_verdict::drop;
+  const auto& job = found->second;
+  if (job.held.contains(key)) return block_verdict::drop;
+  if (job.unsettled.contains(key.source)) return block_verdict::later;
+  const std::uint32_t attempt = key.source < job.attempts.size() ? job.attempts[key.source] : 0;
+  if (attempt == 0) return block_verdict::take;
+  const auto held = job.holders.find(key.source);
+  const bool has_holder = held != job.holders.end() && held->second.contains(key.layer);
+  // What has a holder comes from there as it was made; the newest attempt is not to make a second value of it.
+  return has_holder == (key.attempt < attempt) ? block_verdict::take : block_verdict::drop;
+}
+
+void relay_logic::job_fenced_by(const fence_job& command) {
+  job_fenced answer{command.job, command.round};
+  if (const auto found = jobs_.find(command.job); found != jobs_.end() && command.round > found->second.round) {
+    auto& job = found->second;
+    job.round = command.round;
+    job.attempts.resize(command.attempts.size());
+    for (std::size_t rank = 0; rank < command.attempts.size(); ++rank) {
+      if (job.attempts[rank] >= command.attempts[rank]) continue;
+      job.attempts[rank] = command.attempts[rank];
+      job.unsettled.insert(static_cast<int>(rank));
+    }
+    std::map<int, std::set<std::int32_t>> held;
+    for (const auto& [key, targets] : job.held) held[key.source].insert(key.layer);
+    for (const auto& [rank, layers] : held) answer.held.push_back({rank, {layers.begin(), layers.end()}});
+  }
+  actions_.emplace_back(relay_report(std::move(answer)));
+}
+
+void relay_logic::blocks_placed_by(const place_blocks& command) {
+  const auto found = jobs_.find(command.job);
+  if (found == jobs_.end() || found->second.round != command.round) return;
+  auto& job = found->second;
+  job.relays = command.relays;
+  job.unsettled.clear();
+  job.holders.clear();
+  for (const auto& held : command.holders) job.holders[held.rank] = {held.layers.begin(), held.layers.end()};
+  for (const auto& forwarding : command.forwardings) {
+    for (const std::int32_t layer : forwarding.blocks.layers) {
+      const block_key key{.job = command.job,
+                          .layer = static_cast<std::uint16_t>(layer),
+                          .source = static_cast<std::uint16_t>(forwarding.blocks.rank)};
+      if (const auto held = job.held.find(key); held != job.held.end())
+        actions_.emplace_back(send_block{forwarding.to, message_kind::forward, held->first, held->second});
+    }
+  }
 }
 
 bool relay_logic::holds(const block_key& key) const {
@@ -32,7 +78,7 @@ bool relay_logic::holds(const block_key& key) const {
 }
 
 void relay_logic::block_given(const std::string& from, const block_key& key, rank_range targets) {
-  if (!lacks(key)) return;
+  if (judge(key) != block_verdict::take) return;
   auto& job = jobs_.at(key.job);
   std::set<std::string> others;
   const int ranks = static_cast<int>(job.relays.size());
@@ -45,7 +91,7 @@ void relay_logic::block_given(const std::string& from, const block_key& key, ran
 }
 
 void relay_logic::block_forwarded(const block_key& key, rank_range targets) {
-  if (lacks(key)) keep(jobs_.at(key.job), key, targets);
+  if (judge(key) == block_verdict::take) keep(jobs_.at(key.job), key, targets);
 }
 
 void relay_logic::block_wanted(const std::string& from, const block_key& key) {

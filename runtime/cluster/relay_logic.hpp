@@ -13,6 +13,13 @@
 
 namespace baton {
 
+/// What becomes of a block that a relay is offered.
+enum class block_verdict : std::uint8_t {
+  take,  ///< it is to be put into the log
+  drop,  ///< nobody needs it: it is there, its job is unknown (released, failed or never admitted), or an older attempt's
+  later,  ///< which attempt's blocks count is being settled: it is to be offered again
+};
+
 /// A block of the log that is to go to another process: a `forward` to a relay or an `answer` to whoever asked.
 struct send_block {
   std::string to;
@@ -43,11 +50,15 @@ class relay_logic {
   /// The log of a job that was admitted cannot be kept: said once, for then the job is not known any more.
   void log_broke(job_id job, const fault& why);
   void job_released(job_id job) { jobs_.erase(job); }
+  /// Answered by job_fenced with what is held.
+  void job_fenced_by(const fence_job& command);
+  /// After the fence of the same round: sends the blocks that others need.
+  void blocks_placed_by(const place_blocks& command);
 
   // ---- the data plane ----
 
-  /// Whether a block is to be put into the log: neither is it there, nor is its job unknown (released, failed or never admitted).
-  [[nodiscard]] bool lacks(const block_key& key) const;
+  /// First holder wins, and of a replayed rank the holders that the coordinator has named.
+  [[nodiscard]] block_verdict judge(const block_key& key) const;
   [[nodiscard]] bool holds(const block_key& key) const;
   /// A block of this node's ranks is in the log now: it goes once to each other node that hosts one of `targets`, and to whoever
   /// waits for it here.
@@ -66,6 +77,12 @@ class relay_logic {
     std::map<block_key, rank_range> held;                ///< in the log, with their targets
     std::map<block_key, std::set<std::string>> waiting;  ///< who asked for what is not there yet
     std::size_t wants = 0;                               ///< in `waiting`
+
+    std::uint32_t round = 0;              ///< of the newest fence
+    std::vector<std::uint32_t> attempts;  ///< of each rank; empty: all are 0
+    std::set<int> unsettled;              ///< ranks whose attempt was raised since place_blocks
+    std::map<int, std::set<std::int32_t>>
+        holders{};  ///< layers of replayed ranks that count whichever attempt made them
   };
 
   void keep(job_entry& job, const block_key& key, rank_range targets);

@@ -55,7 +55,8 @@ void worker_logic::coordinator_said_this(const assign_shard& command) {
   if (command.rank < 0 || command.rank >= command.plan.ranks())
     return refuse({command.job, command.rank}, "a rank outside its plan");
   collecting_[{command.job, command.rank}] = {
-      command.job, command.rank, command.plan, command.routes, {}, command.report_chosen_units, command.report_trace};
+      command.job,          command.rank,       command.plan, command.routes, {}, command.report_chosen_units,
+      command.report_trace, command.held_layers};
 }
 
 void worker_logic::coordinator_said_this(const shard_ids& command) {
@@ -81,6 +82,15 @@ void worker_logic::coordinator_said_this(const start_shard& command) {
                                    shard->second.plan.shards[static_cast<std::size_t>(command.rank)].tokens()));
   }
   actions_.emplace_back(device_command(start_prefill{command.job, command.rank}));
+}
+
+void worker_logic::coordinator_said_this(const rewire_rank& command) {
+  for (auto& [key, shard] : collecting_) {
+    if (key.first != command.job || command.rank >= static_cast<int>(shard.routes.ranks.size())) continue;
+    auto& known = shard.routes.ranks[static_cast<std::size_t>(command.rank)];
+    if (known.attempt <= command.place.attempt) known = command.place;
+  }
+  actions_.emplace_back(device_command(rewire_job{command.job, command.rank, command.place}));
 }
 
 void worker_logic::coordinator_said_this(const ask_question& command) {

@@ -225,6 +225,14 @@ timeouts_config read_timeouts(config_section& in) {
   return timeouts;
 }
 
+recovery_config read_recovery(config_section& in) {
+  recovery_config recovery;
+  in.read("replays", recovery.replays, config::whole(0, 100));
+  in.read("reserve", recovery.reserve, config::whole(0, 100));
+  in.read("replacement", recovery.replacement_ms, config::duration_ms(0, hour_ms));
+  return recovery;
+}
+
 links_config read_links(config_section& in) {
   links_config links;
   in.read("delay", links.delay_ms, config::duration_ms(0, 60'000));
@@ -256,6 +264,7 @@ cluster_config read_cluster(config_section& in, const fs::path& base) {
   in.read("links", cluster.links, config::section(read_links));
   in.read("limits", cluster.positions_max, config::section(read_positions_max));
   in.read("timeouts", cluster.timeouts, config::section(read_timeouts));
+  in.read("recovery", cluster.recovery, config::section(read_recovery));
   return cluster;
 }
 

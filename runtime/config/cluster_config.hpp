@@ -75,6 +75,15 @@ struct timeouts_config {
   bool operator==(const timeouts_config&) const = default;
 };
 
+/// What happens when a worker or a node dies.
+struct recovery_config {
+  int replays = 3;              ///< of one shard; then its job fails. 0: at once
+  int reserve = 1;              ///< shards that each device has room for on top of its own, where its memory is auto
+  int replacement_ms = 30'000;  ///< a job fails whose lost shard no device could take for so long
+
+  bool operator==(const recovery_config&) const = default;
+};
+
 /// What one configuration file says, with its defaults filled in and every value checked. A plain value.
 struct cluster_config {
   model_source model;
@@ -84,6 +93,7 @@ struct cluster_config {
   links_config links;
   std::int64_t positions_max = 0;  ///< 0: the model's
   timeouts_config timeouts;
+  recovery_config recovery;
   std::filesystem::path source_file;  ///< for messages
 
   bool operator==(const cluster_config&) const = default;

@@ -118,7 +118,9 @@ std::string describe(const cluster_config& cluster) {
   for (const auto& node : cluster.nodes) text += describe(node);
   text += fmt::format("links:\n  delay: {}\n", config::format_duration_ms(cluster.links.delay_ms));
   text += fmt::format("limits:\n  positions_max: {}\n", or_auto(cluster.positions_max));
-  return text + describe(cluster.timeouts);
+  text += describe(cluster.timeouts);
+  return text + fmt::format("recovery:\n  replays: {}\n  reserve: {}\n  replacement: {}\n", cluster.recovery.replays,
+                            cluster.recovery.reserve, config::format_duration_ms(cluster.recovery.replacement_ms));
 }
 
 }  // namespace baton

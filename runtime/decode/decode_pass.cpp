@@ -80,6 +80,10 @@ decode_pass::decode_pass(device_context& device, const job_plan& plan, int rank,
                   fmt::format("token id {} is outside the vocabulary of {}", id, model_.vocabulary), "question");
     }
   }
+  if (static_cast<std::int64_t>(asked_.forced_tokens.size()) > asked_.max_new_tokens) {
+    throw fault(fault_code::internal, fmt::format("{} forced tokens for an answer of at most {}",
+                                                  asked_.forced_tokens.size(), asked_.max_new_tokens));
+  }
   const std::int64_t keys_max = std::max(shard_.tokens(), tail_.tokens());
   memory_ = device.memory().take(workspace_bytes(kernels_, model_, plan_.ranks(), keys_max, query_tokens),
                                  fmt::format("the workspace of question {}", asked_.number));
@@ -102,7 +106,8 @@ task decode_pass::run() {
     if (index == 0) first_token_s_ = elapsed_s();
     if (std::ranges::find(asked_.stop_tokens, token_) != asked_.stop_tokens.end()) co_return;
     ++answer_tokens_;
-    if (is_last() && hears_.on_token) hears_.on_token(index, token_);
+    const bool is_new = static_cast<std::size_t>(index) >= asked_.forced_tokens.size();
+    if (is_last() && is_new && hears_.on_token) hears_.on_token(index, token_);
     if (answer_tokens_ == asked_.max_new_tokens) co_return;
     count = 1;
     const std::int32_t next = token_;
@@ -197,7 +202,7 @@ task decode_pass::attend(int index, std::int64_t count, block_phase phase_of_blo
     const auto key = [&](int source) {
       return block_key{.job = job_,
                        .phase = phase_of_block,
-                       .question = asked_.number,
+                       .question = question_of_blocks(),
                        .step = step,
                        .layer = static_cast<std::uint16_t>(index),
                        .source = static_cast<std::uint16_t>(source)};
@@ -228,13 +233,17 @@ transfer decode_pass::exchange(std::span<const outgoing_block> sends, std::span<
 }
 
 task decode_pass::choose_token(int index, std::int64_t last_row) {
+  if (static_cast<std::size_t>(index) < asked_.forced_tokens.size()) {
+    token_ = asked_.forced_tokens[static_cast<std::size_t>(index)];
+    co_return;
+  }
   if (is_last()) sample(index, last_row);
   if (plan_.ranks() == 1) co_return;
   const auto last = plan_.ranks() - 1;
   // Layers count from 0: the token travels as the part after all of them.
   const block_key key{.job = job_,
                       .phase = block_phase::decode,
-                      .question = asked_.number,
+                      .question = question_of_blocks(),
                       .step = static_cast<std::uint32_t>(index),
                       .layer = static_cast<std::uint16_t>(model_.layers),
                       .source = static_cast<std::uint16_t>(last),

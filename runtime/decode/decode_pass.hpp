@@ -20,6 +20,10 @@ struct question {
   int max_new_tokens = 64;
   std::vector<std::int32_t> stop_tokens;  ///< end the answer, not part of it
   sampling_options sampling;
+  /// How often it has been asked again because a rank was lost meanwhile: the blocks of one asking never meet those of another.
+  std::uint32_t repeat = 0;
+  /// The answer's first tokens, which are known already: they run as if they had been chosen again.
+  std::vector<std::int32_t> forced_tokens{};
 
   bool operator==(const question&) const = default;
 };
@@ -44,7 +48,7 @@ class decode_pass final : public pass {
  public:
   /// Where the last rank hears its results. Called on the compute thread.
   struct listener {
-    std::function<void(int index, std::int32_t token)> on_token;
+    std::function<void(int index, std::int32_t token)> on_token;  ///< not for forced ones
     std::function<void(std::span<const float>)> on_first_logits;  ///< (vocabulary); empty: nobody wants them
   };
 
@@ -67,7 +71,9 @@ class decode_pass final : public pass {
   /// Runs `ids` through all layers after the tokens that went before; leaves their hidden states in the workspace.
   task advance(std::span<const std::int32_t> ids, block_phase phase, std::uint32_t step);
   task attend(int layer, std::int64_t count, block_phase phase, std::uint32_t step);
-  /// The last rank samples and tells the others; all return with `token_` set.
+  /// What its blocks name it by.
+  [[nodiscard]] std::uint32_t question_of_blocks() const { return asked_.repeat << 24 | asked_.number; }
+  /// The last rank samples and tells the others, unless the token is forced; all return with `token_` set.
   task choose_token(int index, std::int64_t last_row);
   void sample(int index, std::int64_t last_row);
   transfer exchange(std::span<const outgoing_block> sends, std::span<const incoming_block> receives);

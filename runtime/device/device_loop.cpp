@@ -116,6 +116,7 @@ void device_loop::handle(prepare_prefill&& command) {
     }
     s->prefill = std::make_unique<prefill_pass>(device_, s->plan, s->rank, s->job, command.ids, *s->network,
                                                 *s->progress, s->trace.get());
+    if (!command.held_layers.empty()) s->prefill->leave_out(command.held_layers);
   } catch (const fault& why) {
     on_event_(pass_failed{command.job, command.rank, 0, why});
     return;
@@ -130,6 +131,17 @@ void device_loop::handle(prepare_prefill&& command) {
 void device_loop::handle(start_prefill&& command) {
   const auto s = shards_.find({command.job, command.rank});
   if (s != shards_.end()) s->second->started = true;
+}
+
+void device_loop::handle(rewire_job&& command) {
+  for (auto& [key, s] : shards_) {
+    if (key.first != command.job) continue;
+    try {
+      s->network->rewire(command.rank, command.place);
+    } catch (const fault& why) {
+      fail(*s, why);
+    }
+  }
 }
 
 void device_loop::handle(start_answer&& command) {
@@ -147,6 +159,7 @@ void device_loop::handle(start_answer&& command) {
       };
     }
     s->asked = command.asked;
+    s->answer.reset();
     try {
       s->answer = std::make_unique<decode_pass>(device_, s->plan, s->rank, s->job, *s->kv, s->asked, *s->network,
                                                 *s->progress, std::move(hears), s->trace.get());

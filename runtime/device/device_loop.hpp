@@ -32,13 +32,20 @@ struct prepare_prefill {
   job_routes routes;
   std::vector<std::int32_t> ids;
   bool keep_chosen_units = false;
-  bool record_trace = false;  ///< of the prefill and of all answers
+  bool record_trace = false;                ///< of the prefill and of all answers
+  std::vector<std::int32_t> held_layers{};  ///< see prefill_pass::leave_out
 };
 struct start_prefill {
   job_id job = 0;
   int rank = 0;
 };
-/// For every rank of the job whose shard lies on this device.
+/// For every rank of the job on this device: another rank is somewhere else now.
+struct rewire_job {
+  job_id job = 0;
+  int rank = 0;
+  rank_place place;
+};
+/// For every rank of the job whose shard lies on this device. An answer under way is abandoned.
 struct start_answer {
   job_id job = 0;
   question asked;
@@ -55,7 +62,7 @@ struct give_again {
 struct drop_job {
   job_id job = 0;
 };
-using device_command = std::variant<prepare_prefill, start_prefill, start_answer, give_again, drop_job>;
+using device_command = std::variant<prepare_prefill, start_prefill, rewire_job, start_answer, give_again, drop_job>;
 
 // ---- what a device loop tells ----
 
@@ -138,6 +145,7 @@ class device_loop {
   void run();
   void handle(prepare_prefill&& command);
   void handle(start_prefill&& command);
+  void handle(rewire_job&& command);
   void handle(start_answer&& command);
   void handle(give_again&& command);
   void handle(drop_job&& command);

@@ -66,6 +66,7 @@ run_result make_run_result(const job_plan& plan, const job_finished& finished, s
   result.plan = plan;
   result.prefill_s = finished.prefill_s;
   result.first_token_s = finished.first_token_s;
+  result.replays = finished.replays;
   if (finished.answer_ids.size() > 1 && finished.decode_s > 0) {
     result.decode_tokens_per_s = static_cast<double>(finished.answer_ids.size() - 1) / finished.decode_s;
   }
@@ -125,6 +126,11 @@ std::string table(const run_result& result, int columns_max) {
   note("first token", format_seconds(result.first_token_s), "from the question's start");
   note("decode", format_rate(result.decode_tokens_per_s),
        fmt::format("tokens/s, {} in the answer", format_count(static_cast<std::int64_t>(result.answer_ids.size()))));
+  for (const auto& replay : result.replays) {
+    note("replay", format_seconds(replay.seconds),
+         fmt::format("rank {}, {} layers again{}: {}", replay.rank, replay.layers,
+                     replay.on_other_class ? " on another kernel class" : "", printable(replay.cause)));
+  }
   if (result.answer.empty() && !result.answer_ids.empty())
     text += "answer token ids\n" + ids_text(result.answer_ids) + '\n';
   return text;
@@ -145,6 +151,15 @@ json to_json(const run_result& result) {
                      {"bytes_sent", rank.bytes_sent},
                      {"bytes_received", rank.bytes_received}});
   }
+  json replays = json::array();
+  for (const auto& replay : result.replays) {
+    replays.push_back({{"rank", replay.rank},
+                       {"cause", replay.cause},
+                       {"layers", replay.layers},
+                       {"seconds", replay.seconds},
+                       {"detect_ms", replay.detect_ms},
+                       {"replayed_on_other_class", replay.on_other_class}});
+  }
   return {{"answer", result.answer},
           {"answer_ids", result.answer_ids},
           {"strategy", result.plan.strategy},
@@ -154,7 +169,8 @@ json to_json(const run_result& result) {
           {"prefill_s", result.prefill_s},
           {"first_token_s", result.first_token_s},
           {"decode_tokens_per_s", result.decode_tokens_per_s},
-          {"ranks", std::move(ranks)}};
+          {"ranks", std::move(ranks)},
+          {"replays", std::move(replays)}};
 }
 
 std::string comparison_text(const run_result& a, const run_result& b) {

@@ -33,9 +33,10 @@ struct run_result {
   std::vector<std::int32_t> answer_ids;
   job_plan plan;
   double prefill_s = 0;
-  double first_token_s = 0;        ///< from the question's start to the first token
-  double decode_tokens_per_s = 0;  ///< of the tokens after the first; 0 where there are none
-  std::vector<rank_row> ranks;     ///< ascending
+  double first_token_s = 0;            ///< from the question's start to the first token
+  double decode_tokens_per_s = 0;      ///< of the tokens after the first; 0 where there are none
+  std::vector<rank_row> ranks;         ///< ascending
+  std::vector<replay_result> replays;  ///< in the order in which they ended
 };
 
 /// Bytes of `answer` that are not UTF-8 become U+FFFD. A rank that `finished` does not name has zeros.
@@ -47,7 +48,8 @@ std::string table(const run_result& result, int columns_max = 80);
 
 /// {answer, answer_ids, strategy, plan, document_tokens, query_tokens, prefill_s, first_token_s, decode_tokens_per_s,
 /// ranks: [{rank, node, device, block_tokens, anchor_tokens, passing_tokens, compute_s, wait_s, exposed_wait_s,
-/// bytes_sent, bytes_received}]} with the meanings given above.
+/// bytes_sent, bytes_received}], replays: [{rank, cause, layers, seconds, detect_ms, replayed_on_other_class}]} with the
+/// meanings given above and at replay_result.
 nlohmann::json to_json(const run_result& result);
 
 /// Both answers, whether they are the same, and how their prefills compare: `a` is the run asked for, `b` what it is

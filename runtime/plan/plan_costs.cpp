@@ -30,9 +30,11 @@ plan_costs costs_of(const job_plan& plan, const cost_basis& basis) {
     const auto answer = decode_pass::bytes_needed(*basis.kernels, *basis.model, plan.ranks(), shard.block_tokens,
                                                   plan.query_tokens, plan.max_new_tokens);
     const auto prefill = prefill_workspace_bytes(*basis.kernels, *basis.model, shard);
-    device->kv_bytes +=
-        static_cast<std::int64_t>(arena::aligned(kv_shard::bytes_needed(*basis.model, shard.block_tokens, type)));
-    device->workspace_bytes += static_cast<std::int64_t>(std::max(arena::aligned(prefill), arena::aligned(answer)));
+    const auto kv = arena::aligned(kv_shard::bytes_needed(*basis.model, shard.block_tokens, type));
+    const auto workspace = std::max(arena::aligned(prefill), arena::aligned(answer));
+    device->kv_bytes += static_cast<std::int64_t>(kv);
+    device->workspace_bytes += static_cast<std::int64_t>(workspace);
+    costs.largest_shard_bytes = std::max(costs.largest_shard_bytes, static_cast<std::int64_t>(kv + workspace));
   }
   return costs;
 }

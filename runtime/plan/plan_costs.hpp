@@ -28,6 +28,7 @@ struct plan_costs {
   traffic prefill;
   traffic decode_per_token;
   std::int64_t relay_log_bytes = 0;
+  std::int64_t largest_shard_bytes = 0;  ///< KV and workspace of the rank that needs most: room to replay any of them
 };
 
 /// The sizes that a model and a kind of device bring to every plan.

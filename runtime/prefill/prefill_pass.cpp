@@ -98,6 +98,15 @@ void prefill_pass::prepare_attention() {
   }
 }
 
+void prefill_pass::leave_out(std::span<const std::int32_t> held_layers) {
+  held_elsewhere_.assign(static_cast<std::size_t>(model_.layers), false);
+  for (const std::int32_t layer : held_layers) {
+    if (layer < 0 || layer >= model_.layers)
+      throw fault(fault_code::internal, fmt::format("there is no layer {}", layer));
+    held_elsewhere_[static_cast<std::size_t>(layer)] = true;
+  }
+}
+
 task prefill_pass::run() {
   for (std::int64_t first = 0; first < share_.tokens(); first = chunk_end(first, share_.tokens())) {
     const std::int64_t count = chunk_end(first, share_.tokens()) - first;
@@ -300,7 +309,8 @@ passing_blocks layer::exchange(const kv_block& compressed, rank_range to, rank_r
   };
   const auto key = [&](int source) { return compressed_key(p.job_, index_, source); };
   std::vector<outgoing_block> sends;
-  if (compressed.keys.tokens > 0 && !to.empty()) {
+  const bool is_held = !p.held_elsewhere_.empty() && p.held_elsewhere_[static_cast<std::size_t>(index_)];
+  if (compressed.keys.tokens > 0 && !to.empty() && !is_held) {
     sends.push_back({key(rank()), {bytes(compressed.keys), bytes(compressed.values)}, to});
   }
   std::vector<incoming_block> receives;

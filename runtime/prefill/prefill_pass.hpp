@@ -28,6 +28,10 @@ class prefill_pass final : public pass {
                std::span<const std::int32_t> ids, transport& network, pass_progress& progress,
                trace_recorder* trace = nullptr);
 
+  /// Before the first step: the compressed blocks of these layers have a holder, which whoever needs them asks. They are chosen again
+  /// and not sent (first holder wins).
+  void leave_out(std::span<const std::int32_t> held_layers);
+
   /// KV of B_h, once step() has returned finished.
   [[nodiscard]] kv_shard take_shard() { return std::move(shard_); }
   /// Document indices of the chosen units of one layer, (n_kv, units), ascending per head.
@@ -70,7 +74,8 @@ class prefill_pass final : public pass {
   prefill_workspace work_;
   kv_shard shard_;
   causal_runs runs_;
-  int layers_compressed_ = 0;  ///< these have their indices in the workspace
+  std::vector<bool> held_elsewhere_;  ///< by layer; empty: none is
+  int layers_compressed_ = 0;         ///< these have their indices in the workspace
 };
 
 }  // namespace baton

@@ -59,6 +59,23 @@ void relay::coordinator_said_this(const release_log& command) {
   log_.release(command.job);
 }
 
+void relay::coordinator_said_this(const fence_job& command) {
+  const std::lock_guard nothing_offered(offering_);
+  std::unique_lock lock(mutex_);
+  logic_.job_fenced_by(command);
+  auto actions = logic_.take_actions();
+  lock.unlock();
+  perform(std::move(actions));
+}
+
+void relay::coordinator_said_this(const place_blocks& command) {
+  std::unique_lock lock(mutex_);
+  logic_.blocks_placed_by(command);
+  auto actions = logic_.take_actions();
+  lock.unlock();
+  perform(std::move(actions));
+}
+
 // ---- what other processes say ----
 
 void relay::received(const std::string& from, message&& m) {
@@ -85,8 +102,12 @@ void relay::received(const std::string& from, message&& m) {
 
 void relay::take(const std::string& from, const message& m) {
   if (!m.payload) return;
+  const std::lock_guard offered(offering_);
   std::unique_lock lock(mutex_);
-  if (logic_.lacks(m.key)) {
+  const auto verdict = logic_.judge(m.key);
+  // Not acknowledged, so that it comes again.
+  if (verdict == block_verdict::later) return;
+  if (verdict == block_verdict::take) {
     lock.unlock();
     try {
       log_.put(m.key, m.payload);

@@ -39,6 +39,8 @@ class relay final : private messenger::listener {
 
   void coordinator_said_this(const reserve_log& command);
   void coordinator_said_this(const release_log& command);
+  void coordinator_said_this(const fence_job& command);
+  void coordinator_said_this(const place_blocks& command);
 
   void take(const std::string& from, const message& m);
   /// `at_hand`: the block that the actions are about, where it need not be looked up.
@@ -53,7 +55,8 @@ class relay final : private messenger::listener {
   messenger* const network_;
   const std::function<void(relay_report)> report_;
 
-  std::mutex mutex_;  ///< of what follows; held neither while bytes move nor while others are called
+  std::mutex offering_;  ///< from a block's judgement until it is in the log: a fence falls before or after
+  std::mutex mutex_;     ///< of what follows; held neither while bytes move nor while others are called
   relay_logic logic_;
   outbox outbox_;
   inbox_filter inbox_;

@@ -35,6 +35,12 @@ std::vector<std::int32_t> ids(const id_list& list, const place& at) {
   return {list.begin(), list.end()};
 }
 
+std::vector<std::int32_t> layers(const id_list& list, const place& at) {
+  int above = -1;
+  for (const std::int32_t number : list) above = within(number, above + 1, layers_max - 1, at);
+  return {list.begin(), list.end()};
+}
+
 std::vector<std::int32_t> piece(const id_list& list, const place& at) {
   if (list.size() > ids_per_message) {
     refuse(at, fmt::format("{} ids in one message; at most {}", list.size(), ids_per_message));

@@ -70,6 +70,8 @@ inline std::int64_t process_number(std::int64_t value, const place& at) { return
 using id_list = google::protobuf::RepeatedField<std::int32_t>;
 /// Token ids or document indices: none is negative.
 std::vector<std::int32_t> ids(const id_list& list, const place& at);
+/// Ascending, each once.
+std::vector<std::int32_t> layers(const id_list& list, const place& at);
 /// At most ids_per_message of them.
 std::vector<std::int32_t> piece(const id_list& list, const place& at);
 

@@ -102,6 +102,42 @@ rank_result read(const RankResult& in, const place& at) {
           .answer = read(in.answer(), at / "answer")};
 }
 
+void write(const shard_moved& from, ShardMoved& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  to.set_attempt(from.attempt);
+  to.set_node(from.node);
+  to.set_device(from.device);
+  to.set_cause(from.cause);
+}
+
+shard_moved read(const ShardMoved& in, const place& at) {
+  return {.job = in.job(),
+          .rank = rank(in.rank(), at / "rank"),
+          .attempt = in.attempt(),
+          .node = text(in.node(), at / "node"),
+          .device = text(in.device(), at / "device"),
+          .cause = text(in.cause(), at / "cause")};
+}
+
+void write(const replay_result& from, ReplayResult& to) {
+  to.set_rank(from.rank);
+  to.set_cause(from.cause);
+  to.set_layers(from.layers);
+  to.set_seconds(from.seconds);
+  to.set_detect_ms(from.detect_ms);
+  to.set_on_other_class(from.on_other_class);
+}
+
+replay_result read(const ReplayResult& in, const place& at) {
+  return {.rank = rank(in.rank(), at / "rank"),
+          .cause = text(in.cause(), at / "cause"),
+          .layers = within(in.layers(), 0, layers_max, at / "layers"),
+          .seconds = seconds(in.seconds(), at / "seconds"),
+          .detect_ms = seconds(in.detect_ms(), at / "detect_ms"),
+          .on_other_class = in.on_other_class()};
+}
+
 void write(const job_finished& from, JobFinished& to) {
   to.set_job(from.job);
   to.set_prefill_s(from.prefill_s);
@@ -109,6 +145,7 @@ void write(const job_finished& from, JobFinished& to) {
   to.set_decode_s(from.decode_s);
   append(from.answer_ids, *to.mutable_answer_ids());
   for (const auto& result : from.ranks) write(result, *to.add_ranks());
+  for (const auto& replay : from.replays) write(replay, *to.add_replays());
 }
 
 job_finished read(const JobFinished& in, const place& at) {
@@ -120,6 +157,7 @@ job_finished read(const JobFinished& in, const place& at) {
                         .ranks = {}};
   within(in.ranks_size(), 0, ranks_max, at / "ranks");
   for (int i = 0; i < in.ranks_size(); ++i) finished.ranks.push_back(read(in.ranks(i), at.item("ranks", i)));
+  for (int i = 0; i < in.replays_size(); ++i) finished.replays.push_back(read(in.replays(i), at.item("replays", i)));
   return finished;
 }
 
@@ -170,6 +208,7 @@ std::string encode(const client_update& update) {
                  [&](const trace_spans& u) { write(u, *to.mutable_trace_spans()); },
                  [&](const answer_token& u) { write(u, *to.mutable_answer_token()); },
                  [&](const first_logits& u) { write(u, *to.mutable_first_logits()); },
+                 [&](const shard_moved& u) { write(u, *to.mutable_shard_moved()); },
                  [&](const job_finished& u) { write(u, *to.mutable_job_finished()); },
                  [&](const job_failed& u) { write(u, *to.mutable_job_failed()); },
              },
@@ -190,6 +229,7 @@ client_update decode_client_update(std::string_view bytes) {
     case in.kTraceSpans: return read(in.trace_spans(), place("trace_spans"));
     case in.kAnswerToken: return read(in.answer_token(), place("answer_token"));
     case in.kFirstLogits: return read(in.first_logits(), place("first_logits"));
+    case in.kShardMoved: return read(in.shard_moved(), place("shard_moved"));
     case in.kJobFinished: return read(in.job_finished(), place("job_finished"));
     case in.kJobFailed: return read(in.job_failed(), place("job_failed"));
     case in.KIND_NOT_SET: break;

@@ -26,6 +26,59 @@ void write(const release_log& from, ReleaseLog& to) { to.set_job(from.job); }
 
 release_log read(const ReleaseLog& in, const place&) { return {.job = in.job()}; }
 
+void write(const rank_layers& from, RankLayers& to) {
+  to.set_rank(from.rank);
+  append(from.layers, *to.mutable_layers());
+}
+
+rank_layers read(const RankLayers& in, const place& at) {
+  return {.rank = rank(in.rank(), at / "rank"), .layers = layers(in.layers(), at / "layers")};
+}
+
+template <class List>
+std::vector<rank_layers> read_all(const List& list, const place& at, std::string_view field) {
+  std::vector<rank_layers> all;
+  within(list.size(), 0, ranks_max, at / field);
+  for (int i = 0; i < list.size(); ++i) all.push_back(read(list[i], at.item(field, i)));
+  return all;
+}
+
+void write(const fence_job& from, FenceJob& to) {
+  to.set_job(from.job);
+  to.set_round(from.round);
+  append(from.attempts, *to.mutable_attempts());
+}
+
+fence_job read(const FenceJob& in, const place& at) {
+  within(in.attempts_size(), 0, ranks_max, at / "attempts");
+  return {.job = in.job(), .round = in.round(), .attempts = {in.attempts().begin(), in.attempts().end()}};
+}
+
+void write(const place_blocks& from, PlaceBlocks& to) {
+  to.set_job(from.job);
+  to.set_round(from.round);
+  for (const auto& relay : from.relays) to.add_relays(relay);
+  for (const auto& held : from.holders) write(held, *to.add_holders());
+  for (const auto& forwarding : from.forwardings) {
+    auto& entry = *to.add_forwardings();
+    entry.set_to(forwarding.to);
+    write(forwarding.blocks, *entry.mutable_blocks());
+  }
+}
+
+place_blocks read(const PlaceBlocks& in, const place& at) {
+  place_blocks blocks{.job = in.job(), .round = in.round()};
+  within(in.relays_size(), 0, ranks_max, at / "relays");
+  for (int i = 0; i < in.relays_size(); ++i) blocks.relays.push_back(address(in.relays(i), at.item("relays", i)));
+  blocks.holders = read_all(in.holders(), at, "holders");
+  for (int i = 0; i < in.forwardings_size(); ++i) {
+    const auto& entry = in.forwardings(i);
+    const auto here = at.item("forwardings", i);
+    blocks.forwardings.push_back({address(entry.to(), here / "to"), read(entry.blocks(), here / "blocks")});
+  }
+  return blocks;
+}
+
 // ---- relay to coordinator ----
 
 void write(const relay_ready& from, RelayReady& to) {
@@ -69,6 +122,16 @@ void write(const log_failed& from, LogFailed& to) {
 
 log_failed read(const LogFailed& in, const place& at) { return {.job = in.job(), .why = read(in.why(), at / "why")}; }
 
+void write(const job_fenced& from, JobFenced& to) {
+  to.set_job(from.job);
+  to.set_round(from.round);
+  for (const auto& held : from.held) write(held, *to.add_held());
+}
+
+job_fenced read(const JobFenced& in, const place& at) {
+  return {.job = in.job(), .round = in.round(), .held = read_all(in.held(), at, "held")};
+}
+
 void write(const worker_ended& from, WorkerEnded& to) {
   to.set_device(from.device);
   to.set_how(from.how);
@@ -87,6 +150,8 @@ std::string encode(const relay_command& command) {
   std::visit(overloaded{
                  [&](const reserve_log& c) { write(c, *to.mutable_reserve_log()); },
                  [&](const release_log& c) { write(c, *to.mutable_release_log()); },
+                 [&](const fence_job& c) { write(c, *to.mutable_fence_job()); },
+                 [&](const place_blocks& c) { write(c, *to.mutable_place_blocks()); },
              },
              command);
   return to.SerializeAsString();
@@ -99,6 +164,8 @@ relay_command decode_relay_command(std::string_view bytes) {
   switch (in.kind_case()) {
     case in.kReserveLog: return read(in.reserve_log(), place("reserve_log"));
     case in.kReleaseLog: return read(in.release_log(), place("release_log"));
+    case in.kFenceJob: return read(in.fence_job(), place("fence_job"));
+    case in.kPlaceBlocks: return read(in.place_blocks(), place("place_blocks"));
     case in.KIND_NOT_SET: break;
   }
   refuse(at / "kind", "missing or unknown");
@@ -113,6 +180,7 @@ std::string encode(const relay_report& report) {
                  [&](const log_reserved& r) { write(r, *to.mutable_log_reserved()); },
                  [&](const log_refused& r) { write(r, *to.mutable_log_refused()); },
                  [&](const log_failed& r) { write(r, *to.mutable_log_failed()); },
+                 [&](const job_fenced& r) { write(r, *to.mutable_job_fenced()); },
                  [&](const worker_ended& r) { write(r, *to.mutable_worker_ended()); },
              },
              report);
@@ -129,6 +197,7 @@ relay_report decode_relay_report(std::string_view bytes) {
     case in.kLogRefused: return read(in.log_refused(), place("log_refused"));
     case in.kRelayAlive: return read(in.relay_alive(), place("relay_alive"));
     case in.kLogFailed: return read(in.log_failed(), place("log_failed"));
+    case in.kJobFenced: return read(in.job_fenced(), place("job_fenced"));
     case in.kWorkerEnded: return read(in.worker_ended(), place("worker_ended"));
     case in.KIND_NOT_SET: break;
   }

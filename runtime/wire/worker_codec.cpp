@@ -16,20 +16,22 @@ static_assert(TRACE_BLOCK_EVENT_ARRIVED == static_cast<int>(trace_block::event_k
 
 // ---- coordinator to worker ----
 
+void write(const rank_place& from, RankPlace& to) {
+  to.set_address(from.address);
+  to.set_attempt(from.attempt);
+}
+
+rank_place read(const RankPlace& in, const place& at) { return {address(in.address(), at / "address"), in.attempt()}; }
+
 void write(const job_routes& from, JobRoutes& to) {
-  for (const auto& rank : from.ranks) {
-    auto& entry = *to.add_ranks();
-    entry.set_address(rank.address);
-    entry.set_attempt(rank.attempt);
-  }
+  for (const auto& rank : from.ranks) write(rank, *to.add_ranks());
   to.set_relay(from.relay);
 }
 
 job_routes read(const JobRoutes& in, const place& at) {
   job_routes routes;
   for (int i = 0; i < in.ranks_size(); ++i) {
-    const auto& entry = in.ranks(i);
-    routes.ranks.push_back({address(entry.address(), at.item("ranks", i) / "address"), entry.attempt()});
+    routes.ranks.push_back(read(in.ranks(i), at.item("ranks", i)));
   }
   routes.relay = address(in.relay(), at / "relay");
   return routes;
@@ -42,6 +44,7 @@ void write(const assign_shard& from, AssignShard& to) {
   write(from.routes, *to.mutable_routes());
   to.set_report_chosen_units(from.report_chosen_units);
   to.set_report_trace(from.report_trace);
+  append(from.held_layers, *to.mutable_held_layers());
 }
 
 assign_shard read(const AssignShard& in, const place& at) {
@@ -55,6 +58,7 @@ assign_shard read(const AssignShard& in, const place& at) {
   }
   assign.report_chosen_units = in.report_chosen_units();
   assign.report_trace = in.report_trace();
+  assign.held_layers = layers(in.held_layers(), at / "held_layers");
   return assign;
 }
 
@@ -81,20 +85,34 @@ start_shard read(const StartShard& in, const place& at) {
   return {.job = in.job(), .rank = rank(in.rank(), at / "rank")};
 }
 
+void write(const rewire_rank& from, RewireRank& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  write(from.place, *to.mutable_place());
+}
+
+rewire_rank read(const RewireRank& in, const place& at) {
+  return {.job = in.job(), .rank = rank(in.rank(), at / "rank"), .place = read(in.place(), at / "place")};
+}
+
 void write(const question& from, Question& to) {
   to.set_number(from.number);
   append(from.query_ids, *to.mutable_query_ids());
   to.set_max_new_tokens(from.max_new_tokens);
   append(from.stop_tokens, *to.mutable_stop_tokens());
   write(from.sampling, *to.mutable_sampling());
+  to.set_repeat(from.repeat);
+  append(from.forced_tokens, *to.mutable_forced_tokens());
 }
 
 question read(const Question& in, const place& at) {
-  return {.number = in.number(),
+  return {.number = within(in.number(), 0u, (1u << 24) - 1, at / "number"),
           .query_ids = ids(in.query_ids(), at / "query_ids"),
           .max_new_tokens = within(in.max_new_tokens(), 1, INT32_MAX, at / "max_new_tokens"),
           .stop_tokens = ids(in.stop_tokens(), at / "stop_tokens"),
-          .sampling = read(in.sampling(), at / "sampling")};
+          .sampling = read(in.sampling(), at / "sampling"),
+          .repeat = within(in.repeat(), 0u, 255u, at / "repeat"),
+          .forced_tokens = ids(in.forced_tokens(), at / "forced_tokens")};
 }
 
 void write(const ask_question& from, AskQuestion& to) {
@@ -390,6 +408,7 @@ std::string encode(const worker_command& command) {
                  [&](const assign_shard& c) { write(c, *to.mutable_assign_shard()); },
                  [&](const shard_ids& c) { write(c, *to.mutable_shard_ids()); },
                  [&](const start_shard& c) { write(c, *to.mutable_start_shard()); },
+                 [&](const rewire_rank& c) { write(c, *to.mutable_rewire_rank()); },
                  [&](const ask_question& c) { write(c, *to.mutable_ask_question()); },
                  [&](const release_job& c) { write(c, *to.mutable_release_job()); },
              },
@@ -405,6 +424,7 @@ worker_command decode_worker_command(std::string_view bytes) {
     case in.kAssignShard: return read(in.assign_shard(), place("assign_shard"));
     case in.kShardIds: return read(in.shard_ids(), place("shard_ids"));
     case in.kStartShard: return read(in.start_shard(), place("start_shard"));
+    case in.kRewireRank: return read(in.rewire_rank(), place("rewire_rank"));
     case in.kAskQuestion: return read(in.ask_question(), place("ask_question"));
     case in.kReleaseJob: return read(in.release_job(), place("release_job"));
     case in.KIND_NOT_SET: break;

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/end_to_end/baton_process.hpp"
+#include "tests/end_to_end/many_processes.hpp"
 #include "tests/end_to_end/samples.hpp"
 #include "tests/support/reference_weights.hpp"
 #include "tests/support/temporary_directory.hpp"
@@ -73,8 +74,9 @@ INSTANTIATE_TEST_SUITE_P(
 
 // ---- deaths ----
 
-/// A run over processes that is busy for some seconds.
+/// A run over processes that is busy for some seconds, and that replays nothing.
 struct many : testing::Test {
+  const temporary_directory folder;
   std::unique_ptr<baton_process> run;
 
   void SetUp() override {
@@ -83,27 +85,16 @@ struct many : testing::Test {
     std::string text;
     for (int i = 0; i < 3; ++i) text += text_of(s.document);
     run = std::make_unique<baton_process>(
-        std::vector<std::string>{"run", "--config", many_processes, "--document", "-", "--question", s.question}, text);
+        std::vector<std::string>{"run", "--config", config_with(folder.path(), "recovery: {replays: 0}"), "--document",
+                                 "-", "--question", s.question},
+        text);
     for (int i = 0; i < 6000 && run->err_so_far().find("prefill") == std::string::npos; ++i)
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     ASSERT_THAT(run->err_so_far(), HasSubstr("prefill"));
   }
 
-  /// The processes of a command ("node", "worker") on a node ("" for any) and device.
-  [[nodiscard]] std::vector<running_process> all_of(const std::string& command, const std::string& node = {},
-                                                    const std::string& device = {}) const {
-    auto all = run->processes();
-    std::erase_if(all, [&](const running_process& p) {
-      const auto& its_node = p.option(command == "node" ? "--name" : "--node");
-      return p.arguments.empty() || p.arguments[0] != command || (!node.empty() && its_node != node) ||
-             (!device.empty() && p.option("--device") != device);
-    });
-    return all;
-  }
   [[nodiscard]] int pid_of(const std::string& command, const std::string& node, const std::string& device = {}) const {
-    const auto found = all_of(command, node, device);
-    EXPECT_EQ(found.size(), 1u) << command << " " << node << " " << device;
-    return found.empty() ? -1 : found.front().pid;
+    return baton::pid_of(*run, command, node, device);
   }
 
   /// What the run says of its end, and how long that took.
@@ -125,9 +116,9 @@ struct many : testing::Test {
 };
 
 TEST_F(many, processes_hold_a_run_as_the_configuration_says) {
-  EXPECT_EQ(all_of("node").size(), 2u);
-  EXPECT_EQ(all_of("worker").size(), 4u);
-  EXPECT_EQ(all_of("worker", "east").size(), 2u);
+  EXPECT_EQ(processes_of(*run, "node").size(), 2u);
+  EXPECT_EQ(processes_of(*run, "worker").size(), 4u);
+  EXPECT_EQ(processes_of(*run, "worker", "east").size(), 2u);
   const auto result = end_after([&] { run->send_signal(SIGINT); });
   EXPECT_THAT(result.err, HasSubstr("baton: stopped"));
 }
@@ -144,12 +135,14 @@ TEST_F(many, a_silent_worker_ends_the_job_with_rank_node_device_and_layer) {
 
 TEST_F(many, a_killed_node_agent_ends_the_job_with_its_node) {
   const auto result = end_after([&] { kill(pid_of("node", "west"), SIGKILL); });
-  EXPECT_THAT(result.err, HasSubstr("node west: the relay is gone"));
+  EXPECT_THAT(result.err, ContainsRegex("rank [0-3], device west/cpu[01], layer [0-3]: the worker is gone"));
 }
 
 TEST_F(many, a_silent_node_agent_ends_the_job_with_its_node) {
   const auto result = end_after([&] { kill(pid_of("node", "east"), SIGSTOP); });
-  EXPECT_THAT(result.err, HasSubstr("node east: the relay is gone (silent for 1.2 s)"));
+  EXPECT_THAT(result.err,
+              ContainsRegex("rank 4, device east/cpu0, layer [0-3]: the worker is gone .the relay of node east is "
+                            "gone: silent for 1.2 s"));
 }
 
 TEST_F(many, all_processes_end_when_the_run_is_killed) {

@@ -17,7 +17,7 @@ constexpr peer_id client = 4;
 
 struct coordinator_logic_test : testing::Test {
   served_model model{4096, 100, true, {.layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 8, .element_bytes = 2}};
-  coordinator_logic logic{model, {.silence_s = 5}};
+  coordinator_logic logic{model, {.silence_s = 5, .replays_max = 0}};
   double now = 100;
 
   void SetUp() override {
@@ -262,8 +262,10 @@ TEST_F(coordinator_logic_test, a_silent_relay_fails_the_jobs_of_its_node) {
     logic.tick(now);
   }
   const auto all = take();
-  EXPECT_EQ(all.said_to_client<job_failed>().at(0).why.where, "node n");
-  EXPECT_EQ(all.dismissed, std::vector{relay});
+  const auto why = all.said_to_client<job_failed>().at(0).why;
+  EXPECT_THAT(why.what, HasSubstr("the relay of node n is gone: silent for 5.0 s"));
+  EXPECT_EQ(why.where, "rank 0, device n/d0, layer 0");
+  EXPECT_EQ(all.dismissed, (std::vector{worker_a, worker_b, relay}));
 }
 
 TEST_F(coordinator_logic_test, a_coordinator_that_was_stopped_itself_holds_nobody_else_to_be_silent) {

@@ -13,6 +13,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::IsEmpty;
+using testing::UnorderedElementsAre;
 
 block_key key_of(job_id job, int layer, int source) {
   return {.job = job, .layer = static_cast<std::uint16_t>(layer), .source = static_cast<std::uint16_t>(source)};
@@ -55,9 +56,9 @@ TEST_F(relay_logic_test, answers_the_coordinator_as_the_log_decided) {
   logic.log_refused_for(six_ranks(4), fault(fault_code::out_of_memory, "full", "/disk"));
   EXPECT_THAT(reported(logic), ElementsAre(log_reserved{2}, log_refused{3, 1000, 77},
                                            log_failed{4, {fault_code::out_of_memory, "full", "/disk"}}));
-  EXPECT_TRUE(logic.lacks(key_of(2, 0, 0)));
-  EXPECT_FALSE(logic.lacks(key_of(3, 0, 0)));
-  EXPECT_FALSE(logic.lacks(key_of(4, 0, 0)));
+  EXPECT_EQ(logic.judge(key_of(2, 0, 0)), block_verdict::take);
+  EXPECT_EQ(logic.judge(key_of(3, 0, 0)), block_verdict::drop);
+  EXPECT_EQ(logic.judge(key_of(4, 0, 0)), block_verdict::drop);
 }
 
 TEST_F(relay_logic_test, a_given_block_goes_once_to_each_other_node_among_the_targets) {
@@ -92,7 +93,7 @@ TEST_F(relay_logic_test, a_forwarded_block_goes_no_further) {
   logic.block_forwarded(key_of(1, 0, 2), {3, 6});
   EXPECT_THAT(sent(logic), IsEmpty());
   EXPECT_TRUE(logic.holds(key_of(1, 0, 2)));
-  EXPECT_FALSE(logic.lacks(key_of(1, 0, 2)));
+  EXPECT_EQ(logic.judge(key_of(1, 0, 2)), block_verdict::drop);
 }
 
 TEST_F(relay_logic_test, a_duplicate_changes_nothing_whatever_its_attempt_and_way) {
@@ -100,7 +101,7 @@ TEST_F(relay_logic_test, a_duplicate_changes_nothing_whatever_its_attempt_and_wa
   static_cast<void>(logic.take_actions());
   auto again = key_of(1, 0, 0);
   again.attempt = 3;
-  EXPECT_FALSE(logic.lacks(again));
+  EXPECT_EQ(logic.judge(again), block_verdict::drop);
   logic.block_given("another worker", again, {1, 6});
   logic.block_forwarded(again, {3, 6});
   EXPECT_THAT(logic.take_actions(), IsEmpty());
@@ -133,7 +134,7 @@ TEST_F(relay_logic_test, knows_nothing_of_jobs_that_were_released_or_never_admit
   logic.block_wanted("a", key_of(1, 0, 0));
   logic.job_released(1);
   for (const job_id job : {job_id{1}, job_id{9}}) {
-    EXPECT_FALSE(logic.lacks(key_of(job, 0, 0)));
+    EXPECT_EQ(logic.judge(key_of(job, 0, 0)), block_verdict::drop);
     logic.block_given("worker", key_of(job, 0, 0), {1, 6});
     logic.block_forwarded(key_of(job, 1, 0), {3, 6});
     logic.block_wanted("a", key_of(job, 0, 0));
@@ -142,13 +143,63 @@ TEST_F(relay_logic_test, knows_nothing_of_jobs_that_were_released_or_never_admit
   EXPECT_THAT(logic.take_actions(), IsEmpty());
 }
 
+block_key of_attempt(std::uint32_t attempt, block_key key) {
+  key.attempt = attempt;
+  return key;
+}
+
+TEST_F(relay_logic_test, a_fence_tells_what_is_held_and_keeps_old_attempts_out) {
+  logic.block_given("worker", key_of(1, 0, 2), {3, 6});
+  logic.block_given("worker", key_of(1, 1, 2), {3, 6});
+  logic.block_forwarded(key_of(1, 0, 0), {1, 6});
+  static_cast<void>(logic.take_actions());
+  logic.job_fenced_by({1, 1, {0, 0, 1, 0, 0, 0}});
+  EXPECT_THAT(reported(logic), ElementsAre(job_fenced{1, 1, {{0, {0}}, {2, {0, 1}}}}));
+  // Nobody knows yet which blocks of rank 2 count.
+  EXPECT_EQ(logic.judge(key_of(1, 2, 2)), block_verdict::later);
+  EXPECT_EQ(logic.judge(of_attempt(1, key_of(1, 2, 2))), block_verdict::later);
+  EXPECT_EQ(logic.judge(key_of(1, 2, 0)), block_verdict::take) << "another rank goes on";
+  // Another relay holds layer 2.
+  logic.blocks_placed_by({1, 1, {"here", "here", "far", "there", "there", "there"}, {{2, {0, 1, 2}}}, {}});
+  EXPECT_EQ(logic.judge(key_of(1, 2, 2)), block_verdict::take) << "the holder's";
+  EXPECT_EQ(logic.judge(of_attempt(1, key_of(1, 2, 2))), block_verdict::drop) << "the holder has it";
+  EXPECT_EQ(logic.judge(key_of(1, 3, 2)), block_verdict::drop) << "too late";
+  EXPECT_EQ(logic.judge(of_attempt(1, key_of(1, 3, 2))), block_verdict::take);
+  EXPECT_EQ(logic.judge(of_attempt(1, key_of(1, 1, 2))), block_verdict::drop) << "held here";
+}
+
+TEST_F(relay_logic_test, what_others_need_is_sent_when_ranks_have_new_places) {
+  logic.block_given("worker", key_of(1, 0, 0), {1, 6});
+  static_cast<void>(logic.take_actions());
+  logic.job_fenced_by({1, 1, {0, 1, 0, 0, 0, 0}});
+  static_cast<void>(logic.take_actions());
+  logic.blocks_placed_by(
+      {1, 1, {"here", "new", "here", "there", "there", "far"}, {{1, {}}}, {{"new", {0, {0, 1}}}, {"far", {3, {0}}}}});
+  EXPECT_THAT(sent(logic), ElementsAre(send_block{"new", message_kind::forward, key_of(1, 0, 0), {1, 6}}))
+      << "only what is held";
+  logic.block_given("worker", key_of(1, 1, 0), {1, 6});
+  EXPECT_THAT(sent(logic), UnorderedElementsAre(send_block{"new", message_kind::forward, key_of(1, 1, 0), {1, 6}},
+                                                send_block{"there", message_kind::forward, key_of(1, 1, 0), {1, 6}},
+                                                send_block{"far", message_kind::forward, key_of(1, 1, 0), {1, 6}}));
+}
+
+TEST_F(relay_logic_test, an_earlier_round_changes_nothing) {
+  logic.job_fenced_by({1, 2, {0, 0, 2, 0, 0, 0}});
+  logic.job_fenced_by({1, 1, {0, 0, 1, 0, 0, 0}});
+  EXPECT_THAT(reported(logic), ElementsAre(job_fenced{1, 2, {}}, job_fenced{1, 1, {}}));
+  logic.blocks_placed_by({1, 1, {"here", "here", "here", "here", "here", "here"}, {{2, {0}}}, {}});
+  EXPECT_EQ(logic.judge(of_attempt(2, key_of(1, 0, 2))), block_verdict::later);
+  logic.job_fenced_by({9, 1, {0}});
+  EXPECT_THAT(reported(logic), ElementsAre(job_fenced{9, 1, {}})) << "a job that is not known";
+}
+
 TEST_F(relay_logic_test, a_broken_log_is_told_once_and_ends_what_is_known_of_the_job) {
   logic.block_given("worker", key_of(1, 0, 0), {1, 2});
   logic.block_wanted("a", key_of(1, 1, 0));
   static_cast<void>(logic.take_actions());
   const fault why(fault_code::device, "writing failed", "/disk");
   logic.log_broke(1, why);
-  EXPECT_FALSE(logic.lacks(key_of(1, 1, 0)));
+  EXPECT_EQ(logic.judge(key_of(1, 1, 0)), block_verdict::drop);
   logic.log_broke(1, why);
   logic.block_given("worker", key_of(1, 1, 0), {1, 6});
   logic.block_wanted("a", key_of(1, 0, 0));
@@ -234,7 +285,7 @@ RC_GTEST_PROP(relay_logic_property, every_node_gets_each_block_once_and_every_wa
         waiting[{m.node, m.key}].insert(m.from);
       }
     } else {
-      RC_ASSERT(relay.lacks(m.key) == (live && !there.contains({m.node, m.key})));
+      RC_ASSERT((relay.judge(m.key) == block_verdict::take) == (live && !there.contains({m.node, m.key})));
       m.kind == message_kind::put ? relay.block_given(m.from, m.key, m.targets)
                                   : relay.block_forwarded(m.key, m.targets);
       if (live && there.emplace(m.node, m.key).second) {

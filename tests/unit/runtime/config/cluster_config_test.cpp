@@ -253,16 +253,18 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
       {"model:\n  directroy: /m\n", "f.yaml:2:3: model.directroy: unknown key; did you mean directory?"},
       {model + "job:\n  anchor-tokens: 8\n", "f.yaml:3:3: job.anchor-tokens: unknown key; did you mean anchor_tokens?"},
       {model + "ranks: 8\n",
-       "f.yaml:2:1: ranks: unknown key; known here are model, job, processes, nodes, links, limits, timeouts"},
+       "f.yaml:2:1: ranks: unknown key; known here are model, job, processes, nodes, links, limits, timeouts, "
+       "recovery"},
       {model + "nodes:\n  - name: a\n    devices:\n      - core: [1]\n",
        "f.yaml:5:9: nodes[0].devices[0].core: unknown key; did you mean cores?"},
       {model + "<<: {job: {ranks: 8}}\n",
-       "f.yaml:2:1: <<: unknown key; known here are model, job, processes, nodes, links, limits, timeouts"},
+       "f.yaml:2:1: <<: unknown key; known here are model, job, processes, nodes, links, limits, timeouts, recovery"},
       {model + "\"a\\nb\": 1\n",
-       "f.yaml:2:1: a\\nb: unknown key; known here are model, job, processes, nodes, links, limits, timeouts"},
+       "f.yaml:2:1: a\\nb: unknown key; known here are model, job, processes, nodes, links, limits, timeouts, "
+       "recovery"},
       {model + std::string(59, 'x') + "ßß: 1\n",
        "f.yaml:2:1: " + std::string(59, 'x') +
-           "…: unknown key; known here are model, job, processes, nodes, links, limits, timeouts"},
+           "…: unknown key; known here are model, job, processes, nodes, links, limits, timeouts, recovery"},
       {model + model, "f.yaml:2:1: model: this key is there already; keep one of the two"},
       {model + "job:\n  ranks: 8\n  seed: 1\n  ranks: 8\n",
        "f.yaml:5:3: job.ranks: this key is there already; keep one of the two"},

@@ -114,7 +114,7 @@ TEST(run_result, writes_exactly_the_documented_json_keys) {
   const auto json = to_json(result_of("apb", 4, " blue\n", {5, 6, 7}));
   EXPECT_EQ(keys_of(json),
             (std::set<std::string>{"answer", "answer_ids", "strategy", "plan", "document_tokens", "query_tokens",
-                                   "prefill_s", "first_token_s", "decode_tokens_per_s", "ranks"}));
+                                   "prefill_s", "first_token_s", "decode_tokens_per_s", "ranks", "replays"}));
   ASSERT_EQ(json.at("ranks").size(), 4U);
   EXPECT_EQ(keys_of(json.at("ranks")[0]),
             (std::set<std::string>{"rank", "node", "device", "block_tokens", "anchor_tokens", "passing_tokens",

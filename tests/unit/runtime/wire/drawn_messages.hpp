@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -147,6 +148,12 @@ inline job_plan draw() {
 
 // ---- worker.proto ----
 
+inline std::vector<std::int32_t> drawn_layers() {
+  std::set<std::int32_t> layers;
+  for (int i = between(0, 5); i > 0; --i) layers.insert(drawn_layer());
+  return {layers.begin(), layers.end()};
+}
+
 template <>
 inline assign_shard draw() {
   assign_shard command;
@@ -158,6 +165,7 @@ inline assign_shard draw() {
   command.routes.relay = any<std::string>();
   command.report_chosen_units = any<bool>();
   command.report_trace = any<bool>();
+  command.held_layers = drawn_layers();
   return command;
 }
 
@@ -172,9 +180,15 @@ inline start_shard draw() {
 }
 
 template <>
+inline rewire_rank draw() {
+  return {any<job_id>(), drawn_rank(), {any<std::string>(), any<std::uint32_t>()}};
+}
+
+template <>
 inline ask_question draw() {
   return {any<job_id>(),
-          {any<std::uint32_t>(), drawn_ids(), between(1, INT32_MAX), drawn_ids(), draw<sampling_options>()},
+          {between(0u, (1u << 24) - 1), drawn_ids(), between(1, INT32_MAX), drawn_ids(), draw<sampling_options>(),
+           between(0u, 255u), drawn_ids()},
           any<bool>()};
 }
 
@@ -312,6 +326,29 @@ inline release_log draw() {
 }
 
 template <>
+inline rank_layers draw() {
+  return {drawn_rank(), drawn_layers()};
+}
+
+template <>
+inline fence_job draw() {
+  return {any<job_id>(), any<std::uint32_t>(), drawn_list<std::uint32_t>(5, any<std::uint32_t>)};
+}
+
+template <>
+inline place_blocks draw() {
+  return {any<job_id>(), any<std::uint32_t>(), drawn_list<std::string>(5, any<std::string>),
+          drawn_list<rank_layers>(3, draw<rank_layers>), drawn_list<place_blocks::forwarding>(3, [] {
+            return place_blocks::forwarding{any<std::string>(), draw<rank_layers>()};
+          })};
+}
+
+template <>
+inline job_fenced draw() {
+  return {any<job_id>(), any<std::uint32_t>(), drawn_list<rank_layers>(3, draw<rank_layers>)};
+}
+
+template <>
 inline relay_ready draw() {
   return {drawn_text(), drawn_bytes(), any<std::string>(), drawn_count()};
 }
@@ -393,9 +430,24 @@ inline rank_result draw() {
 }
 
 template <>
+inline shard_moved draw() {
+  return {any<job_id>(), drawn_rank(), any<std::uint32_t>(), drawn_text(), drawn_text(), drawn_text()};
+}
+
+template <>
+inline replay_result draw() {
+  return {drawn_rank(), drawn_text(), drawn_layer(), drawn_seconds(), drawn_seconds(), any<bool>()};
+}
+
+template <>
 inline job_finished draw() {
-  return {any<job_id>(),   drawn_seconds(), drawn_seconds(),
-          drawn_seconds(), drawn_ids(),     drawn_list<rank_result>(4, draw<rank_result>)};
+  return {any<job_id>(),
+          drawn_seconds(),
+          drawn_seconds(),
+          drawn_seconds(),
+          drawn_ids(),
+          drawn_list<rank_result>(4, draw<rank_result>),
+          drawn_list<replay_result>(3, draw<replay_result>)};
 }
 
 template <>

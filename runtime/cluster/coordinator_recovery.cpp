@@ -1,0 +1,210 @@
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "runtime/cluster/coordinator_logic.hpp"
+
+// What the coordinator does with the ranks of a dead worker: the rest of the class is in coordinator_logic.cpp.
+namespace baton {
+
+void coordinator_logic::lose_ranks_of(job_entry& job, peer_id worker, const worker_entry& gone, const std::string& why,
+                                      double now_s) {
+  // The last rank's answer is the answer: who is lost after it is not needed any more.
+  if (job.now == stage::answering && job.ranks.back().answer) return finish(job);
+  for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
+    auto& r = job.ranks[rank];
+    if (r.worker != worker) continue;
+    const auto place = fmt::format("{}/{}", gone.who.node, gone.who.device);
+    if (r.attempt >= static_cast<std::uint32_t>(limits_.replays_max)) {
+      const auto how_often = r.attempt == 0 ? std::string() : fmt::format(", after {} replays of the shard", r.attempt);
+      return fail(job.id, {fault_code::lost_peer, fmt::format("the worker is gone ({}){}", why, how_often),
+                           fmt::format("rank {}, device {}, layer {}", rank, place, r.progress.layer)});
+    }
+    if (r.replay) close_replay(job, static_cast<int>(rank), now_s);
+    r.replay = {fmt::format("device {}: the worker is gone ({})", place, why),
+                r.prefill ? model_.shape.layers - 1 : r.progress.layer, now_s, (now_s - gone.heard_s) * 1000};
+    ++r.attempt;
+    r.worker = 0;
+    r.ready = false;
+    r.prefill.reset();
+    r.answer.reset();
+    r.progress = {job.id, static_cast<int>(rank)};
+  }
+  job.moved_s = now_s;
+  // Those that have answered so far wait for the lost one; all are asked again once it is back.
+  if (job.now == stage::answering) job.now = stage::prefilling;
+  if (job.now > stage::reserving) fence(job, now_s);
+}
+
+void coordinator_logic::fence(job_entry& job, double now_s) {
+  ++job.fence_round;
+  job.held.clear();
+  job.fences_awaited = job.relays;
+  fence_job command{job.id, job.fence_round, {}};
+  for (const auto& rank : job.ranks) command.attempts.push_back(rank.attempt);
+  for (const peer_id relay : job.relays) actions_.push_back(to_relay{relay, command});
+  recover(job, now_s);
+}
+
+void coordinator_logic::recover_all(double now_s) {
+  for (auto& [id, job] : jobs_) {
+    if (job.now == stage::reserving && job.relays_awaited.empty()) {
+      prepare_shards_of(job, now_s);
+    } else if (job.now > stage::reserving) {
+      recover(job, now_s);
+    }
+  }
+}
+
+void coordinator_logic::recover(job_entry& job, double now_s) {
+  if (!job.fences_awaited.empty() || !job.relays_awaited.empty()) return;
+  if (std::ranges::none_of(job.ranks, [](const rank_entry& r) { return r.worker == 0; })) return;
+  const auto places = places_for_lost_ranks(job);
+  if (places.empty()) {
+    if (!job.unplaced_since_s) job.unplaced_since_s = now_s;
+    return;
+  }
+  // Relays that had no rank of the job so far must have room for its log before they hear of its blocks.
+  for (const auto& [rank, worker] : places) {
+    const peer_id relay = relay_of(workers_.at(worker).who.node);
+    if (!job.relays.contains(relay) && !job.relays_awaited.contains(relay)) ask_for_room(job, relay);
+  }
+  if (!job.relays_awaited.empty()) return;
+  job.unplaced_since_s.reset();
+  place(job, places);
+}
+
+std::map<int, peer_id> coordinator_logic::places_for_lost_ranks(const job_entry& job) const {
+  std::map<peer_id, int> load;
+  for (const auto& rank : job.ranks) ++load[rank.worker];
+  std::map<int, peer_id> places;
+  for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
+    const auto& r = job.ranks[rank];
+    if (r.worker != 0) continue;
+    // The same bits if possible, blocks that are at hand next, then whoever has the least to do.
+    const auto worse = [&](const auto& entry) {
+      const auto& who = entry.second.who;
+      const peer_id relay = relay_of(who.node);
+      return std::tuple(who.kernel_class != job.plan.kernel_class, !job.relays.contains(relay), load[entry.first],
+                        who.node != job.plan.shards[rank].node, who.node, who.device);
+    };
+    const std::pair<const peer_id, worker_entry>* best = nullptr;
+    for (const auto& entry : workers_) {
+      const peer_id relay = relay_of(entry.second.who.node);
+      if (relay == 0 || job.relays_without_room.contains(relay) || r.without_room.contains(entry.first)) continue;
+      if (!best || worse(entry) < worse(*best)) best = &entry;
+    }
+    if (!best) return {};
+    places[static_cast<int>(rank)] = best->first;
+    ++load[best->first];
+  }
+  return places;
+}
+
+void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& places) {
+  for (const auto& [rank, worker] : places) {
+    auto& r = job.ranks[static_cast<std::size_t>(rank)];
+    const auto& who = workers_.at(worker).who;
+    r.worker = worker;
+    auto& shard = job.plan.shards[static_cast<std::size_t>(rank)];
+    shard.node = who.node;
+    shard.device = who.device;
+    tell_client(job, shard_moved{job.id, rank, r.attempt, who.node, who.device, r.replay ? r.replay->cause : ""});
+  }
+  // Relays first: they take no block of a replayed rank before they know which ones count.
+  place_blocks blocks{job.id, job.fence_round, {}, {}, {}};
+  for (const auto& shard : job.plan.shards) {
+    blocks.relays.push_back(relay_address(shard.node));
+    if (job.ranks[static_cast<std::size_t>(shard.rank)].attempt > 0)
+      blocks.holders.push_back({shard.rank, held_layers_of(job, shard.rank)});
+  }
+  auto forwardings = forwardings_of(job);
+  for (const peer_id relay : job.relays) {
+    blocks.forwardings = std::move(forwardings[relay]);
+    actions_.push_back(to_relay{relay, blocks});
+  }
+  const auto routes = routes_of(job);
+  for (const peer_id worker : workers_of(job)) {
+    for (const auto& [rank, its_worker] : places)
+      actions_.push_back(to_worker{worker, rewire_rank{job.id, rank, routes.ranks[static_cast<std::size_t>(rank)]}});
+  }
+  for (const auto& [rank, worker] : places) assign(job, rank, held_layers_of(job, rank));
+}
+
+std::vector<std::int32_t> coordinator_logic::held_layers_of(const job_entry& job, int rank) const {
+  std::set<std::int32_t> layers;
+  for (const auto& [relay, held] : job.held) {
+    for (const auto& of_rank : held) {
+      if (of_rank.rank == rank) layers.insert(of_rank.layers.begin(), of_rank.layers.end());
+    }
+  }
+  return {layers.begin(), layers.end()};
+}
+
+std::map<peer_id, std::vector<place_blocks::forwarding>> coordinator_logic::forwardings_of(const job_entry& job) const {
+  const auto held_by = [&](peer_id relay, int rank) -> std::vector<std::int32_t> {
+    const auto held = job.held.find(relay);
+    if (held == job.held.end()) return {};
+    const auto of_rank = std::ranges::find(held->second, rank, &rank_layers::rank);
+    return of_rank == held->second.end() ? std::vector<std::int32_t>() : of_rank->layers;
+  };
+  std::map<peer_id, std::vector<place_blocks::forwarding>> all;
+  for (const peer_id to : job.relays) {
+    const auto& node = relays_.at(to).who.node;
+    int last = -1;
+    bool has_replayed = false;
+    for (const auto& shard : job.plan.shards) {
+      if (shard.node != node) continue;
+      last = shard.rank;
+      has_replayed = has_replayed || job.ranks[static_cast<std::size_t>(shard.rank)].attempt > 0;
+    }
+    for (int source = 0; source < last; ++source) {
+      // What a living rank has given to its own relay comes from there by itself, unless nobody here needed it so far.
+      if (!has_replayed && job.ranks[static_cast<std::size_t>(source)].attempt == 0) continue;
+      const auto there = held_by(to, source);
+      std::set<std::int32_t> missing;
+      for (const std::int32_t layer : held_layers_of(job, source)) {
+        if (!std::ranges::binary_search(there, layer)) missing.insert(layer);
+      }
+      for (const peer_id holder : job.relays) {
+        rank_layers blocks{source, {}};
+        std::ranges::set_intersection(held_by(holder, source), missing, std::back_inserter(blocks.layers));
+        if (blocks.layers.empty()) continue;
+        for (const std::int32_t layer : blocks.layers) missing.erase(layer);
+        all[holder].push_back({relays_.at(to).who.address, std::move(blocks)});
+      }
+    }
+  }
+  return all;
+}
+
+void coordinator_logic::close_replay(job_entry& job, int rank, double now_s) {
+  auto& r = job.ranks[static_cast<std::size_t>(rank)];
+  const auto& replay = *r.replay;
+  const auto worker = workers_.find(r.worker);
+  const bool other_class = worker != workers_.end() && worker->second.who.kernel_class != job.plan.kernel_class;
+  const int layers = r.prefill ? replay.layer + 1 : std::min(r.progress.layer, replay.layer + 1);
+  job.replays.push_back({rank, replay.cause, layers, now_s - replay.noticed_s, replay.detect_ms, other_class});
+  r.replay.reset();
+}
+
+void coordinator_logic::fail_the_unplaced(double now_s) {
+  std::vector<std::pair<job_id, failure>> unplaced;
+  for (const auto& [id, job] : jobs_) {
+    if (!job.unplaced_since_s || now_s - *job.unplaced_since_s <= limits_.replacement_s) continue;
+    const auto lost = std::ranges::find(job.ranks, peer_id{0}, &rank_entry::worker);
+    if (lost == job.ranks.end()) continue;
+    const auto why = !lost->without_room.empty() || !job.relays_without_room.empty()
+                         ? "no other has room for it; raise recovery.reserve or the relays' logs, or add devices"
+                         : "there is no other; start workers again or add devices";
+    unplaced.push_back({id,
+                        {fault_code::lost_peer,
+                         fmt::format("its device was lost and {} ({})", why, lost->replay ? lost->replay->cause : "?"),
+                         fmt::format("rank {}", lost - job.ranks.begin())}});
+  }
+  for (const auto& [id, why] : unplaced) fail(id, why);
+}
+
+}  // namespace baton

@@ -1,0 +1,329 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "runtime/cluster/coordinator_logic.hpp"
+
+namespace baton {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+constexpr peer_id west0 = 1, west1 = 2, east0 = 3, east1 = 4, west_relay = 5, east_relay = 6, client = 7;
+
+/// A job of four ranks of three layers, one on each of two nodes' two devices, that has come as far as its prefill.
+struct recovery : testing::Test {
+  served_model model{4096, 100, true, {.layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 8, .element_bytes = 2}};
+  coordinator_logic logic{model, {.silence_s = 5, .replays_max = 2, .replacement_s = 10}};
+  double now = 100;
+  std::vector<coordinator_action> actions;
+
+  void SetUp() override {
+    logic.worker_joined(west0, {"west", "d0", "cpu", 0, "w0", 1}, now);
+    logic.worker_joined(west1, {"west", "d1", "cpu", 0, "w1", 2}, now);
+    logic.worker_joined(east0, {"east", "d0", "cpu", 0, "e0", 3}, now);
+    logic.worker_joined(east1, {"east", "d1", "cpu", 0, "e1", 4}, now);
+    logic.relay_joined(west_relay, {"west", 1 << 20, "west relay", 5}, now);
+    logic.relay_joined(east_relay, {"east", 1 << 20, "east relay", 6}, now);
+    submit_job request{.request_id = "r", .options = {}, .document_tokens = 200, .query_tokens = 8};
+    request.options.ranks = 4;
+    request.options.anchor_tokens = 20;
+    request.options.passing_tokens = 5;
+    logic.client_said(client, request, now);
+    logic.client_said(client, submit_ids{"r", 0, std::vector<std::int32_t>(208, 1)}, now);
+    logic.relay_said(west_relay, log_reserved{1}, now);
+    logic.relay_said(east_relay, log_reserved{1}, now);
+    take();
+    plan = said_to_client<job_accepted>().at(0).plan;
+    ASSERT_EQ(plan.shards[0].node + plan.shards[0].device, "eastd0") << "by name: ranks 0 and 1 are in the east";
+    for (int rank = 0; rank < 4; ++rank) logic.worker_said(worker_of(rank), shard_ready{1, rank}, now);
+    take();
+    ASSERT_EQ(said_to_workers<start_shard>().size(), 4u);
+  }
+
+  static peer_id worker_of(int rank) { return std::vector{east0, east1, west0, west1}[static_cast<std::size_t>(rank)]; }
+  job_plan plan;
+
+  void take() { actions = logic.take_actions(); }
+
+  template <class Message>
+  [[nodiscard]] std::vector<Message> said_to_client() const {
+    std::vector<Message> all;
+    for (const auto& action : actions) {
+      const auto* to = std::get_if<to_client>(&action);
+      if (to && std::holds_alternative<Message>(to->update)) all.push_back(std::get<Message>(to->update));
+    }
+    return all;
+  }
+  template <class Message>
+  [[nodiscard]] std::vector<std::pair<peer_id, Message>> said_to_workers() const {
+    std::vector<std::pair<peer_id, Message>> all;
+    for (const auto& action : actions) {
+      const auto* to = std::get_if<to_worker>(&action);
+      if (to && std::holds_alternative<Message>(to->command))
+        all.emplace_back(to->worker, std::get<Message>(to->command));
+    }
+    return all;
+  }
+  template <class Message>
+  [[nodiscard]] std::vector<std::pair<peer_id, Message>> said_to_relays() const {
+    std::vector<std::pair<peer_id, Message>> all;
+    for (const auto& action : actions) {
+      const auto* to = std::get_if<to_relay>(&action);
+      if (to && std::holds_alternative<Message>(to->command))
+        all.emplace_back(to->relay, std::get<Message>(to->command));
+    }
+    return all;
+  }
+  [[nodiscard]] std::vector<peer_id> dismissed() const {
+    std::vector<peer_id> all;
+    for (const auto& action : actions) {
+      if (const auto* who = std::get_if<dismiss>(&action)) all.push_back(who->peer);
+    }
+    return all;
+  }
+
+  void progress(int rank, int layer) {
+    logic.worker_said(worker_of(rank), shard_progress{1, rank, layer, 0, -1, 9}, now);
+  }
+  void finish_prefill(peer_id worker, int rank) { logic.worker_said(worker, shard_finished{1, rank, {}}, now); }
+  void fenced(std::uint32_t round, std::vector<rank_layers> west_held, std::vector<rank_layers> east_held) {
+    logic.relay_said(west_relay, job_fenced{1, round, std::move(west_held)}, now);
+    logic.relay_said(east_relay, job_fenced{1, round, std::move(east_held)}, now);
+    take();
+  }
+};
+
+TEST_F(recovery, a_lost_rank_is_fenced_at_every_relay_before_it_has_a_new_place) {
+  progress(1, 2);
+  now = 101;
+  logic.worker_lost(east1, "killed", now);
+  take();
+  EXPECT_THAT(said_to_relays<fence_job>(), ElementsAre(std::pair(west_relay, fence_job{1, 1, {0, 1, 0, 0}}),
+                                                       std::pair(east_relay, fence_job{1, 1, {0, 1, 0, 0}})));
+  EXPECT_THAT(said_to_workers<assign_shard>(), IsEmpty());
+  EXPECT_THAT(said_to_client<job_failed>(), IsEmpty());
+  logic.relay_said(west_relay, job_fenced{1, 1, {}}, now);
+  take();
+  EXPECT_THAT(actions, IsEmpty());
+
+  logic.relay_said(east_relay, job_fenced{1, 1, {{0, {0, 1, 2}}, {1, {0, 1}}}}, now);
+  take();
+  const auto moved = said_to_client<shard_moved>();
+  ASSERT_EQ(moved.size(), 1u);
+  EXPECT_EQ(moved[0], (shard_moved{1, 1, 1, "east", "d0", "device east/d1: the worker is gone (killed)"}));
+  const auto assigned = said_to_workers<assign_shard>();
+  ASSERT_EQ(assigned.size(), 1u);
+  EXPECT_EQ(assigned[0].first, east0);
+  EXPECT_EQ(assigned[0].second.rank, 1);
+  EXPECT_THAT(assigned[0].second.held_layers, ElementsAre(0, 1));
+  EXPECT_EQ(assigned[0].second.routes.ranks.at(1), (rank_place{"e0", 1}));
+  EXPECT_EQ(assigned[0].second.routes.relay, "east relay");
+  ASSERT_EQ(said_to_workers<shard_ids>().size(), 1u);
+  EXPECT_EQ(said_to_workers<shard_ids>()[0].second.ids.size(), 70u);
+  // Everybody learns the new place, and nobody starts again.
+  EXPECT_EQ(said_to_workers<rewire_rank>(), (std::vector<std::pair<peer_id, rewire_rank>>{
+                                                {west0, {1, 1, {"e0", 1}}},
+                                                {west1, {1, 1, {"e0", 1}}},
+                                                {east0, {1, 1, {"e0", 1}}},
+                                            }));
+  EXPECT_THAT(said_to_workers<start_shard>(), IsEmpty());
+  logic.worker_said(east0, shard_ready{1, 1}, now);
+  take();
+  EXPECT_THAT(said_to_workers<start_shard>(), ElementsAre(std::pair(east0, start_shard{1, 1})));
+}
+
+TEST_F(recovery, relays_learn_whose_blocks_count_and_send_what_the_new_place_lacks) {
+  logic.worker_lost(west0, "killed", now);
+  take();
+  // The west has lost nothing but has not got all of rank 0 yet, whose relay sees to that; of rank 2, the east holds a block that
+  // it was forwarded and nobody else has.
+  fenced(1, {{0, {0}}, {1, {0, 1}}}, {{0, {0, 1}}, {1, {0, 1}}, {2, {0}}});
+  const auto placed = said_to_relays<place_blocks>();
+  ASSERT_EQ(placed.size(), 2u);
+  EXPECT_EQ(placed[0].first, west_relay);
+  EXPECT_THAT(placed[0].second.relays, ElementsAre("east relay", "east relay", "west relay", "west relay"));
+  EXPECT_THAT(placed[0].second.holders, ElementsAre(rank_layers{2, {0}}));
+  EXPECT_THAT(placed[0].second.forwardings, IsEmpty());
+  EXPECT_THAT(placed[1].second.forwardings, ElementsAre(place_blocks::forwarding{"west relay", {0, {1}}},
+                                                        place_blocks::forwarding{"west relay", {2, {0}}}));
+}
+
+TEST_F(recovery, the_least_loaded_device_of_the_same_class_takes_a_lost_rank) {
+  logic.worker_joined(8, {"east", "d7", "another cpu", 0, "e7", 8}, now);
+  logic.worker_joined(9, {"west", "d7", "cpu", 0, "w7", 9}, now);
+  logic.worker_lost(east0, "killed", now);
+  fenced(1, {}, {});
+  EXPECT_EQ(said_to_workers<assign_shard>().at(0).first, 9u);
+}
+
+TEST_F(recovery, a_node_without_the_jobs_log_makes_room_first) {
+  logic.worker_joined(8, {"north", "d0", "cpu", 0, "n0", 8}, now);
+  logic.relay_joined(9, {"north", 1 << 20, "north relay", 9}, now);
+  for (const peer_id worker : {west0, west1, east1}) logic.worker_lost(worker, "killed", now);
+  logic.worker_lost(east0, "killed", now);
+  take();
+  fenced(4, {{2, {0}}}, {{0, {0}}});
+  const auto reserved = said_to_relays<reserve_log>();
+  ASSERT_EQ(reserved.size(), 1u);
+  EXPECT_EQ(reserved[0].first, 9u);
+  EXPECT_THAT(said_to_workers<assign_shard>(), IsEmpty());
+  logic.relay_said(9, log_reserved{1}, now);
+  take();
+  EXPECT_EQ(said_to_relays<fence_job>().size(), 3u) << "the new one is fenced as well";
+  logic.relay_said(9, job_fenced{1, 5, {}}, now);
+  fenced(5, {{2, {0}}}, {{0, {0}}});
+  EXPECT_EQ(said_to_workers<assign_shard>().size(), 4u);
+  const auto placed = said_to_relays<place_blocks>();
+  ASSERT_EQ(placed.size(), 3u);
+  EXPECT_THAT(placed[0].second.forwardings, ElementsAre(place_blocks::forwarding{"north relay", {2, {0}}}));
+  EXPECT_THAT(placed[1].second.forwardings, ElementsAre(place_blocks::forwarding{"north relay", {0, {0}}}));
+}
+
+TEST_F(recovery, a_second_death_begins_a_new_round_and_late_answers_of_the_first_fall) {
+  logic.worker_lost(east1, "killed", now);
+  logic.worker_lost(west1, "killed", now);
+  take();
+  EXPECT_THAT(said_to_relays<fence_job>().back().second.attempts, ElementsAre(0, 1, 0, 1));
+  fenced(1, {}, {});
+  EXPECT_THAT(said_to_workers<assign_shard>(), IsEmpty());
+  fenced(2, {}, {});
+  EXPECT_EQ(said_to_workers<assign_shard>().size(), 2u);
+}
+
+TEST_F(recovery, the_replacement_may_die_too_but_not_for_ever) {
+  for (std::uint32_t round = 1; round <= 2; ++round) {
+    const peer_id host = round == 1 ? east1 : east0;
+    logic.worker_lost(host, "killed", now);
+    fenced(round, {}, {});
+    ASSERT_THAT(said_to_client<job_failed>(), IsEmpty());
+  }
+  // Ranks 0 and 1 are in the west by now; rank 1 has been replayed twice.
+  const auto assigned = said_to_workers<assign_shard>();
+  ASSERT_EQ(assigned.size(), 2u);
+  logic.worker_lost(assigned[1].first, "killed", now);
+  take();
+  const auto failed = said_to_client<job_failed>();
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].why.code, fault_code::lost_peer);
+  EXPECT_EQ(failed[0].why.what, "the worker is gone (killed), after 2 replays of the shard");
+  EXPECT_EQ(logic.jobs(), 0u);
+}
+
+TEST_F(recovery, a_dead_relay_takes_its_node_with_it_and_the_others_go_on) {
+  logic.relay_lost(west_relay, "killed by signal 9", now);
+  take();
+  EXPECT_THAT(dismissed(), ElementsAre(west0, west1));
+  logic.relay_said(east_relay, job_fenced{1, 2, {{0, {0}}, {2, {0}}}}, now);
+  take();
+  EXPECT_EQ(said_to_workers<assign_shard>().size(), 2u);
+  EXPECT_THAT(said_to_client<job_failed>(), IsEmpty());
+  EXPECT_THAT(said_to_client<shard_moved>().at(0).cause,
+              HasSubstr("the relay of node west is gone: killed by signal 9"));
+}
+
+TEST_F(recovery, a_rank_without_a_device_waits_for_one_to_join_and_then_gives_up) {
+  for (const peer_id worker : {west0, west1, east0, east1}) logic.worker_lost(worker, "killed", now);
+  take();
+  fenced(4, {}, {});
+  EXPECT_THAT(said_to_workers<assign_shard>(), IsEmpty());
+  const auto others_live = [&](double until) {
+    for (; now < until; now += 0.5) {
+      logic.relay_said(west_relay, relay_alive{}, now);
+      logic.relay_said(east_relay, relay_alive{}, now);
+      logic.tick(now);
+    }
+    take();
+  };
+  others_live(105);
+  EXPECT_THAT(said_to_client<job_failed>(), IsEmpty());
+  logic.worker_joined(8, {"west", "d0", "cpu", 0, "w0'", 8}, now);
+  take();
+  EXPECT_EQ(said_to_workers<assign_shard>().size(), 4u);
+  logic.worker_lost(8, "killed", now);
+  fenced(5, {}, {});
+  others_live(120);
+  const auto failed = said_to_client<job_failed>();
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_THAT(failed[0].why.what, HasSubstr("there is no other; start workers again or add devices"));
+}
+
+TEST_F(recovery, a_device_without_room_is_passed_over) {
+  logic.worker_lost(west1, "killed", now);
+  fenced(1, {}, {});
+  ASSERT_EQ(said_to_workers<assign_shard>().at(0).first, west0);
+  logic.worker_said(west0, shard_failed{1, 3, 0, {fault_code::out_of_memory, "too large", "the KV of rank 3"}}, now);
+  take();
+  fenced(2, {}, {});
+  EXPECT_THAT(said_to_client<job_failed>(), IsEmpty());
+  EXPECT_EQ(said_to_workers<assign_shard>().at(0).first, east0);
+}
+
+TEST_F(recovery, a_question_that_lost_a_rank_is_asked_again_with_the_tokens_that_are_known) {
+  for (int rank = 0; rank < 4; ++rank) finish_prefill(worker_of(rank), rank);
+  logic.worker_said(west1, first_logits{1, 0, 0, {1, 2, 3}}, now);
+  logic.worker_said(west1, answer_token{1, 0, 0, 42}, now);
+  logic.worker_said(west1, answer_token{1, 0, 1, 43}, now);
+  take();
+  EXPECT_EQ(said_to_client<prefill_finished>().size(), 1u);
+  logic.worker_lost(east1, "killed", now);
+  fenced(1, {{1, {0, 1, 2}}}, {{1, {0, 1, 2}}});
+  EXPECT_THAT(said_to_workers<assign_shard>().at(0).second.held_layers, ElementsAre(0, 1, 2));
+  logic.worker_said(east0, shard_ready{1, 1}, now);
+  finish_prefill(east0, 1);
+  take();
+  EXPECT_THAT(said_to_client<prefill_finished>(), IsEmpty()) << "told already";
+  const auto asked = said_to_workers<ask_question>();
+  ASSERT_EQ(asked.size(), 3u);
+  EXPECT_EQ(asked[0].second.asked.repeat, 1u);
+  EXPECT_THAT(asked[0].second.asked.forced_tokens, ElementsAre(42, 43));
+  logic.worker_said(west1, first_logits{1, 0, 0, {1, 2, 3}}, now);
+  logic.worker_said(west1, answer_token{1, 0, 2, 44}, now);
+  for (int rank = 0; rank < 4; ++rank) {
+    logic.worker_said(rank == 1 ? east0 : worker_of(rank), answer_finished{1, rank, 0, 3, 0.1, {}}, now);
+  }
+  take();
+  EXPECT_THAT(said_to_client<first_logits>(), IsEmpty()) << "told already";
+  const auto finished = said_to_client<job_finished>();
+  ASSERT_EQ(finished.size(), 1u);
+  EXPECT_THAT(finished[0].answer_ids, ElementsAre(42, 43, 44));
+  ASSERT_EQ(finished[0].replays.size(), 1u);
+  EXPECT_EQ(finished[0].replays[0].rank, 1);
+  EXPECT_EQ(finished[0].replays[0].layers, 3);
+}
+
+TEST_F(recovery, who_is_lost_when_the_answer_is_there_is_not_needed_any_more) {
+  for (int rank = 0; rank < 4; ++rank) finish_prefill(worker_of(rank), rank);
+  logic.worker_said(west1, answer_token{1, 0, 0, 42}, now);
+  logic.worker_said(west1, answer_finished{1, 3, 0, 1, 0.1, {}}, now);
+  logic.worker_lost(east0, "killed", now);
+  take();
+  EXPECT_EQ(said_to_client<job_finished>().size(), 1u);
+}
+
+TEST_F(recovery, a_replay_is_told_with_what_it_took) {
+  progress(1, 1);
+  now = 100.5;
+  logic.worker_lost(east1, "killed", now);
+  fenced(1, {}, {});
+  logic.worker_said(east0, shard_ready{1, 1}, now);
+  now = 102;
+  logic.worker_said(east0, shard_progress{1, 1, 1, 0, -1, 9}, now);
+  now = 103;
+  logic.worker_said(east0, shard_progress{1, 1, 2, 0, -1, 9}, now);
+  now = 110;
+  for (int rank = 0; rank < 4; ++rank) finish_prefill(rank == 1 ? east0 : worker_of(rank), rank);
+  for (int rank = 0; rank < 4; ++rank)
+    logic.worker_said(rank == 1 ? east0 : worker_of(rank), answer_finished{1, rank, 0, 0, 0, {}}, now);
+  take();
+  const auto replays = said_to_client<job_finished>().at(0).replays;
+  ASSERT_EQ(replays.size(), 1u);
+  EXPECT_EQ(replays[0].layers, 2);
+  EXPECT_DOUBLE_EQ(replays[0].seconds, 2.5);
+  EXPECT_DOUBLE_EQ(replays[0].detect_ms, 500);
+  EXPECT_FALSE(replays[0].on_other_class);
+}
+
+}  // namespace
+}  // namespace baton
