@@ -40,8 +40,9 @@ void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double
   if (found == relays_.end()) return;
   const std::string node = found->second.who.node;
   relays_.erase(found);
+  std::vector<job_id> holding;
   for (auto& [id, job] : jobs_) {
-    job.relays.erase(relay);
+    if (job.relays.erase(relay) > 0 && job.now > stage::reserving) holding.push_back(id);
     job.relays_awaited.erase(relay);
     job.fences_awaited.erase(relay);
     job.held.erase(relay);
@@ -53,6 +54,10 @@ void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double
   for (const peer_id worker : theirs) {
     worker_lost(worker, fmt::format("the relay of node {} is gone: {}", node, why), now_s);
     actions_.push_back(dismiss{worker});
+  }
+  // Also where no rank was lost: blocks may be.
+  for (const job_id id : holding) {
+    if (auto* job = find(id)) fence(*job, now_s);
   }
   recover_all(now_s);
 }

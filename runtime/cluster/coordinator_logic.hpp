@@ -116,6 +116,8 @@ class coordinator_logic {
     shard_progress progress;
     std::optional<shard_timings> prefill;
     std::optional<shard_timings> answer;
+    /// Had a holder when this attempt was placed, which so does not send them: made by earlier ones.
+    std::vector<std::int32_t> held_layers;
     int layers_told = 0;  ///< of its chosen units
     std::optional<open_replay> replay;
     std::set<peer_id> without_room;  ///< workers that could not take it
@@ -143,6 +145,7 @@ class coordinator_logic {
     bool progress_changed = false;
 
     std::uint32_t fence_round = 0;
+    std::uint32_t placed_round = 0;  ///< whose fence has been followed by place_blocks
     std::set<peer_id> fences_awaited;
     std::map<peer_id, std::vector<rank_layers>> held;  ///< by each relay, at the newest fence
     std::optional<double> unplaced_since_s;            ///< no device could take a lost shard
@@ -176,6 +179,8 @@ class coordinator_logic {
   /// What each relay of the job must send to others, by the peer that holds it.
   [[nodiscard]] std::map<peer_id, std::vector<place_blocks::forwarding>> forwardings_of(const job_entry& job) const;
   [[nodiscard]] std::vector<std::int32_t> held_layers_of(const job_entry& job, int rank) const;
+  /// A living rank did not send what others held; what none of them has any more it must.
+  void ask_again_for_lost_blocks(job_entry& job);
   void close_replay(job_entry& job, int rank, double now_s);
   void fail_the_unplaced(double now_s);
 

@@ -60,9 +60,10 @@ void coordinator_logic::recover_all(double now_s) {
 
 void coordinator_logic::recover(job_entry& job, double now_s) {
   if (!job.fences_awaited.empty() || !job.relays_awaited.empty()) return;
-  if (std::ranges::none_of(job.ranks, [](const rank_entry& r) { return r.worker == 0; })) return;
+  const bool any_lost = std::ranges::any_of(job.ranks, [](const rank_entry& r) { return r.worker == 0; });
+  if (!any_lost && job.placed_round == job.fence_round) return;
   const auto places = places_for_lost_ranks(job);
-  if (places.empty()) {
+  if (any_lost && places.empty()) {
     if (!job.unplaced_since_s) job.unplaced_since_s = now_s;
     return;
   }
@@ -73,6 +74,7 @@ void coordinator_logic::recover(job_entry& job, double now_s) {
   }
   if (!job.relays_awaited.empty()) return;
   job.unplaced_since_s.reset();
+  job.placed_round = job.fence_round;
   place(job, places);
 }
 
@@ -108,17 +110,19 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
     auto& r = job.ranks[static_cast<std::size_t>(rank)];
     const auto& who = workers_.at(worker).who;
     r.worker = worker;
+    r.held_layers = held_layers_of(job, rank);
     auto& shard = job.plan.shards[static_cast<std::size_t>(rank)];
     shard.node = who.node;
     shard.device = who.device;
     tell_client(job, shard_moved{job.id, rank, r.attempt, who.node, who.device, r.replay ? r.replay->cause : ""});
   }
+  ask_again_for_lost_blocks(job);
   // Relays first: they take no block of a replayed rank before they know which ones count.
   place_blocks blocks{job.id, job.fence_round, {}, {}, {}};
   for (const auto& shard : job.plan.shards) {
     blocks.relays.push_back(relay_address(shard.node));
     if (job.ranks[static_cast<std::size_t>(shard.rank)].attempt > 0)
-      blocks.holders.push_back({shard.rank, held_layers_of(job, shard.rank)});
+      blocks.holders.push_back({shard.rank, job.ranks[static_cast<std::size_t>(shard.rank)].held_layers});
   }
   auto forwardings = forwardings_of(job);
   for (const peer_id relay : job.relays) {
@@ -130,7 +134,19 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
     for (const auto& [rank, its_worker] : places)
       actions_.push_back(to_worker{worker, rewire_rank{job.id, rank, routes.ranks[static_cast<std::size_t>(rank)]}});
   }
-  for (const auto& [rank, worker] : places) assign(job, rank, held_layers_of(job, rank));
+  for (const auto& [rank, worker] : places) assign(job, rank, job.ranks[static_cast<std::size_t>(rank)].held_layers);
+}
+
+void coordinator_logic::ask_again_for_lost_blocks(job_entry& job) {
+  for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
+    auto& r = job.ranks[rank];
+    const auto there = held_layers_of(job, static_cast<int>(rank));
+    std::vector<std::int32_t> lost;
+    std::ranges::set_difference(r.held_layers, there, std::back_inserter(lost));
+    if (lost.empty()) continue;
+    std::erase_if(r.held_layers, [&](std::int32_t layer) { return std::ranges::binary_search(lost, layer); });
+    actions_.push_back(to_worker{r.worker, give_blocks{job.id, static_cast<int>(rank), std::move(lost)}});
+  }
 }
 
 std::vector<std::int32_t> coordinator_logic::held_layers_of(const job_entry& job, int rank) const {

@@ -56,6 +56,15 @@ struct start_shard {
 
   bool operator==(const start_shard&) const = default;
 };
+/// The rank did not send these layers' compressed blocks, for others held them; they do no more: it is to give them now, or when
+/// it has them.
+struct give_blocks {
+  job_id job = 0;
+  int rank = 0;
+  std::vector<std::int32_t> layers;  ///< ascending
+
+  bool operator==(const give_blocks&) const = default;
+};
 /// A rank of the job is to be reached somewhere else from now on, as a later attempt.
 struct rewire_rank {
   job_id job = 0;
@@ -78,7 +87,8 @@ struct release_job {
 
   bool operator==(const release_job&) const = default;
 };
-using worker_command = std::variant<assign_shard, shard_ids, start_shard, rewire_rank, ask_question, release_job>;
+using worker_command =
+    std::variant<assign_shard, shard_ids, start_shard, give_blocks, rewire_rank, ask_question, release_job>;
 
 // ---- worker to coordinator ----
 
@@ -214,8 +224,7 @@ struct rank_layers {
 
   bool operator==(const rank_layers&) const = default;
 };
-/// Blocks of earlier attempts than these are not taken any more, and none at all of a rank whose attempt is new here, until
-/// place_blocks says what is good. Answered by job_fenced.
+/// No block of a rank whose attempt is above 0 is taken any more, until place_blocks says which ones count. Answered by job_fenced.
 struct fence_job {
   job_id job = 0;
   std::uint32_t round = 0;                ///< of the job: later ones stand in for earlier ones

@@ -31,8 +31,10 @@ block_verdict relay_logic::judge(const block_key& key) const {
   if (attempt == 0) return block_verdict::take;
   const auto held = job.holders.find(key.source);
   const bool has_holder = held != job.holders.end() && held->second.contains(key.layer);
-  // What has a holder comes from there as it was made; the newest attempt is not to make a second value of it.
-  return has_holder == (key.attempt < attempt) ? block_verdict::take : block_verdict::drop;
+  // What has a holder comes from there as it was made. The newest attempt sends it only where the holders are gone, which this relay
+  // is about to hear.
+  if (has_holder) return key.attempt < attempt ? block_verdict::take : block_verdict::later;
+  return key.attempt < attempt ? block_verdict::drop : block_verdict::take;
 }
 
 void relay_logic::job_fenced_by(const fence_job& command) {
@@ -40,11 +42,12 @@ void relay_logic::job_fenced_by(const fence_job& command) {
   if (const auto found = jobs_.find(command.job); found != jobs_.end() && command.round > found->second.round) {
     auto& job = found->second;
     job.round = command.round;
+    job.given_since_fence.clear();
     job.attempts.resize(command.attempts.size());
     for (std::size_t rank = 0; rank < command.attempts.size(); ++rank) {
-      if (job.attempts[rank] >= command.attempts[rank]) continue;
-      job.attempts[rank] = command.attempts[rank];
-      job.unsettled.insert(static_cast<int>(rank));
+      job.attempts[rank] = std::max(job.attempts[rank], command.attempts[rank]);
+      // Also of a rank that was not lost this time: what its holders still send may count no more, if they are gone.
+      if (job.attempts[rank] > 0) job.unsettled.insert(static_cast<int>(rank));
     }
     std::map<int, std::set<std::int32_t>> held;
     for (const auto& [key, targets] : job.held) held[key.source].insert(key.layer);
@@ -57,7 +60,17 @@ void relay_logic::blocks_placed_by(const place_blocks& command) {
   const auto found = jobs_.find(command.job);
   if (found == jobs_.end() || found->second.round != command.round) return;
   auto& job = found->second;
+  // Where a rank has come to a new node, that node lacks what was given here since the fence; the coordinator sees to the rest.
+  std::vector<std::set<std::string>> had_it;
+  for (const auto& [key, targets] : job.given_since_fence) had_it.push_back(others_of(job, targets));
   job.relays = command.relays;
+  for (std::size_t i = 0; i < had_it.size(); ++i) {
+    const auto& [key, targets] = job.given_since_fence[i];
+    for (const auto& to : others_of(job, targets)) {
+      if (!had_it[i].contains(to)) actions_.emplace_back(send_block{to, message_kind::forward, key, targets});
+    }
+  }
+  job.given_since_fence.clear();
   job.unsettled.clear();
   job.holders.clear();
   for (const auto& held : command.holders) job.holders[held.rank] = {held.layers.begin(), held.layers.end()};
@@ -80,14 +93,21 @@ bool relay_logic::holds(const block_key& key) const {
 void relay_logic::block_given(const std::string& from, const block_key& key, rank_range targets) {
   if (judge(key) != block_verdict::take) return;
   auto& job = jobs_.at(key.job);
+  for (const auto& to : others_of(job, targets)) {
+    if (to != from) actions_.emplace_back(send_block{to, message_kind::forward, key, targets});
+  }
+  if (job.round > 0) job.given_since_fence.emplace_back(key, targets);
+  keep(job, key, targets);
+}
+
+std::set<std::string> relay_logic::others_of(const job_entry& job, rank_range targets) const {
   std::set<std::string> others;
   const int ranks = static_cast<int>(job.relays.size());
   for (int rank = std::max(targets.first, 0); rank < std::min(targets.last, ranks); ++rank) {
     const auto& to = job.relays[static_cast<std::size_t>(rank)];
-    if (!to.empty() && to != address_ && to != from && others.insert(to).second)
-      actions_.emplace_back(send_block{to, message_kind::forward, key, targets});
+    if (!to.empty() && to != address_) others.insert(to);
   }
-  keep(job, key, targets);
+  return others;
 }
 
 void relay_logic::block_forwarded(const block_key& key, rank_range targets) {

@@ -80,11 +80,15 @@ class relay_logic {
 
     std::uint32_t round = 0;              ///< of the newest fence
     std::vector<std::uint32_t> attempts;  ///< of each rank; empty: all are 0
-    std::set<int> unsettled;              ///< ranks whose attempt was raised since place_blocks
+    /// Blocks of this node's ranks that came after the newest fence had been answered: place_blocks does not know of them.
+    std::vector<std::pair<block_key, rank_range>> given_since_fence{};
+    std::set<int> unsettled;  ///< replayed ranks, from a fence to its place_blocks
     std::map<int, std::set<std::int32_t>>
         holders{};  ///< layers of replayed ranks that count whichever attempt made them
   };
 
+  /// The other nodes where one of `targets` is.
+  [[nodiscard]] std::set<std::string> others_of(const job_entry& job, rank_range targets) const;
   void keep(job_entry& job, const block_key& key, rank_range targets);
 
   const std::string address_;

@@ -84,6 +84,16 @@ void worker_logic::coordinator_said_this(const start_shard& command) {
   actions_.emplace_back(device_command(start_prefill{command.job, command.rank}));
 }
 
+void worker_logic::coordinator_said_this(const give_blocks& command) {
+  if (const auto shard = collecting_.find({command.job, command.rank}); shard != collecting_.end()) {
+    std::erase_if(shard->second.held_layers,
+                  [&](std::int32_t layer) { return std::ranges::binary_search(command.layers, layer); });
+    return;
+  }
+  for (const std::int32_t layer : command.layers)
+    actions_.emplace_back(device_command(give_again{command.job, command.rank, layer}));
+}
+
 void worker_logic::coordinator_said_this(const rewire_rank& command) {
   for (auto& [key, shard] : collecting_) {
     if (key.first != command.job || command.rank >= static_cast<int>(shard.routes.ranks.size())) continue;

@@ -36,6 +36,7 @@ class worker_logic {
   void coordinator_said_this(const assign_shard& command);
   void coordinator_said_this(const shard_ids& command);
   void coordinator_said_this(const start_shard& command);
+  void coordinator_said_this(const give_blocks& command);
   void coordinator_said_this(const rewire_rank& command);
   void coordinator_said_this(const ask_question& command);
   void coordinator_said_this(const release_job& command);

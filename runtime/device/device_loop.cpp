@@ -177,6 +177,7 @@ void device_loop::handle(give_again&& command) {
     std::optional<block> made;
     if (s.prefill) {
       made = s.prefill->gather_again(command.layer);
+      if (!made) s.prefill->send_after_all(command.layer);
     } else if (s.kv) {
       made = s.source->gather_again(device_, *s.kv, command.layer);
     }

@@ -51,8 +51,8 @@ struct start_answer {
   question asked;
   bool keep_first_logits = false;
 };
-/// Gives a layer's compressed block to the network once more, for a relay that has lost it. Nothing happens where there is none, or
-/// where it is still to be sent for the first time.
+/// Gives a layer's compressed block to the network once more, for a relay that has lost it. Where it is still to come it is sent
+/// when it does, also if it was to be left out.
 struct give_again {
   job_id job = 0;
   int rank = 0;

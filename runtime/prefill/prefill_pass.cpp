@@ -107,6 +107,11 @@ void prefill_pass::leave_out(std::span<const std::int32_t> held_layers) {
   }
 }
 
+void prefill_pass::send_after_all(int layer) {
+  if (!held_elsewhere_.empty() && layer >= 0 && layer < model_.layers)
+    held_elsewhere_[static_cast<std::size_t>(layer)] = false;
+}
+
 task prefill_pass::run() {
   for (std::int64_t first = 0; first < share_.tokens(); first = chunk_end(first, share_.tokens())) {
     const std::int64_t count = chunk_end(first, share_.tokens()) - first;

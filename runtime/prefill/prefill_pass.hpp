@@ -31,6 +31,8 @@ class prefill_pass final : public pass {
   /// Before the first step: the compressed blocks of these layers have a holder, which whoever needs them asks. They are chosen again
   /// and not sent (first holder wins).
   void leave_out(std::span<const std::int32_t> held_layers);
+  /// Between steps: a layer that has not come yet and was to be left out is not.
+  void send_after_all(int layer);
 
   /// KV of B_h, once step() has returned finished.
   [[nodiscard]] kv_shard take_shard() { return std::move(shard_); }

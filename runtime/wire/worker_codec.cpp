@@ -85,6 +85,16 @@ start_shard read(const StartShard& in, const place& at) {
   return {.job = in.job(), .rank = rank(in.rank(), at / "rank")};
 }
 
+void write(const give_blocks& from, GiveBlocks& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  append(from.layers, *to.mutable_layers());
+}
+
+give_blocks read(const GiveBlocks& in, const place& at) {
+  return {.job = in.job(), .rank = rank(in.rank(), at / "rank"), .layers = layers(in.layers(), at / "layers")};
+}
+
 void write(const rewire_rank& from, RewireRank& to) {
   to.set_job(from.job);
   to.set_rank(from.rank);
@@ -408,6 +418,7 @@ std::string encode(const worker_command& command) {
                  [&](const assign_shard& c) { write(c, *to.mutable_assign_shard()); },
                  [&](const shard_ids& c) { write(c, *to.mutable_shard_ids()); },
                  [&](const start_shard& c) { write(c, *to.mutable_start_shard()); },
+                 [&](const give_blocks& c) { write(c, *to.mutable_give_blocks()); },
                  [&](const rewire_rank& c) { write(c, *to.mutable_rewire_rank()); },
                  [&](const ask_question& c) { write(c, *to.mutable_ask_question()); },
                  [&](const release_job& c) { write(c, *to.mutable_release_job()); },
@@ -424,6 +435,7 @@ worker_command decode_worker_command(std::string_view bytes) {
     case in.kAssignShard: return read(in.assign_shard(), place("assign_shard"));
     case in.kShardIds: return read(in.shard_ids(), place("shard_ids"));
     case in.kStartShard: return read(in.start_shard(), place("start_shard"));
+    case in.kGiveBlocks: return read(in.give_blocks(), place("give_blocks"));
     case in.kRewireRank: return read(in.rewire_rank(), place("rewire_rank"));
     case in.kAskQuestion: return read(in.ask_question(), place("ask_question"));
     case in.kReleaseJob: return read(in.release_job(), place("release_job"));

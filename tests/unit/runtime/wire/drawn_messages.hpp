@@ -180,6 +180,11 @@ inline start_shard draw() {
 }
 
 template <>
+inline give_blocks draw() {
+  return {any<job_id>(), drawn_rank(), drawn_layers()};
+}
+
+template <>
 inline rewire_rank draw() {
   return {any<job_id>(), drawn_rank(), {any<std::string>(), any<std::uint32_t>()}};
 }
