@@ -61,13 +61,14 @@ void relay_logic::blocks_placed_by(const place_blocks& command) {
   if (found == jobs_.end() || found->second.round != command.round) return;
   auto& job = found->second;
   // Where a rank has come to a new node, that node lacks what was given here since the fence; the coordinator sees to the rest.
-  std::vector<std::set<std::string>> had_it;
+  std::vector<std::vector<std::string>> had_it;
   for (const auto& [key, targets] : job.given_since_fence) had_it.push_back(others_of(job, targets));
   job.relays = command.relays;
   for (std::size_t i = 0; i < had_it.size(); ++i) {
     const auto& [key, targets] = job.given_since_fence[i];
     for (const auto& to : others_of(job, targets)) {
-      if (!had_it[i].contains(to)) actions_.emplace_back(send_block{to, message_kind::forward, key, targets});
+      if (std::ranges::find(had_it[i], to) == had_it[i].end())
+        actions_.emplace_back(send_block{to, message_kind::forward, key, targets});
     }
   }
   job.given_since_fence.clear();
@@ -100,12 +101,12 @@ void relay_logic::block_given(const std::string& from, const block_key& key, ran
   keep(job, key, targets);
 }
 
-std::set<std::string> relay_logic::others_of(const job_entry& job, rank_range targets) const {
-  std::set<std::string> others;
+std::vector<std::string> relay_logic::others_of(const job_entry& job, rank_range targets) const {
+  std::vector<std::string> others;
   const int ranks = static_cast<int>(job.relays.size());
   for (int rank = std::max(targets.first, 0); rank < std::min(targets.last, ranks); ++rank) {
     const auto& to = job.relays[static_cast<std::size_t>(rank)];
-    if (!to.empty() && to != address_) others.insert(to);
+    if (!to.empty() && to != address_ && std::ranges::find(others, to) == others.end()) others.push_back(to);
   }
   return others;
 }

@@ -87,8 +87,8 @@ class relay_logic {
         holders{};  ///< layers of replayed ranks that count whichever attempt made them
   };
 
-  /// The other nodes where one of `targets` is.
-  [[nodiscard]] std::set<std::string> others_of(const job_entry& job, rank_range targets) const;
+  /// The other nodes where one of `targets` is, those of lower ranks first.
+  [[nodiscard]] std::vector<std::string> others_of(const job_entry& job, rank_range targets) const;
   void keep(job_entry& job, const block_key& key, rank_range targets);
 
   const std::string address_;

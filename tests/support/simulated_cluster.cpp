@@ -330,11 +330,11 @@ void simulated_cluster::step_prefill(worker& who, shard& s) {
         .job = s.job, .layer = static_cast<std::uint16_t>(s.layer), .source = static_cast<std::uint16_t>(source)};
     if (consume(who, s, key)) continue;
     all = false;
-    const auto& relay = who.routes.at(s.job).relay;
+    const auto& its_relay = who.routes.at(s.job).relay;
     const bool asked = std::ranges::any_of(network_, [&](const data_message& m) {
       return m.kind == message_kind::want && m.from == who.address && m.key == key;
     });
-    if (!asked) network_.push_back({message_kind::want, who.address, relay, key, {}, 0, {}});
+    if (!asked) network_.push_back({message_kind::want, who.address, its_relay, key, {}, 0, {}});
   }
   if (!all) return;
   s.given = false;
@@ -500,8 +500,8 @@ void simulated_cluster::kill(peer_id who) {
     relays_.erase(r);
     // The agent's workers end with it.
     std::vector<peer_id> theirs;
-    for (const auto& [id, w] : workers_) {
-      if (w->node == node) theirs.push_back(id);
+    for (const auto& [id, its_worker] : workers_) {
+      if (its_worker->node == node) theirs.push_back(id);
     }
     for (const peer_id id : theirs) kill(id);
     std::erase_if(dead_devices_, [&](const auto& d) { return d.first == node; });

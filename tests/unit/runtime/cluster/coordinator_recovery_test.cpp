@@ -215,7 +215,7 @@ TEST_F(recovery, a_dead_relay_takes_its_node_with_it_and_the_others_go_on) {
   logic.relay_lost(west_relay, "killed by signal 9", now);
   take();
   EXPECT_THAT(dismissed(), ElementsAre(west0, west1));
-  logic.relay_said(east_relay, job_fenced{1, 2, {{0, {0}}, {2, {0}}}}, now);
+  logic.relay_said(east_relay, job_fenced{1, 3, {{0, {0}}, {2, {0}}}}, now);
   take();
   EXPECT_EQ(said_to_workers<assign_shard>().size(), 2u);
   EXPECT_THAT(said_to_client<job_failed>(), IsEmpty());

@@ -171,6 +171,10 @@ timeouts:
   exchange: 30s
   startup: 1min
   shutdown: 5s
+recovery:
+  replays: 3
+  reserve: 1
+  replacement: 30s
 )");
 }
 
