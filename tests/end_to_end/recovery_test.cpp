@@ -30,6 +30,8 @@ struct replay : testing::Test {
   const temporary_directory folder;
   const sample asked = samples_of("archive-32k").at(0);
   std::string document = text_of(asked.document).substr(0, 60'000);
+  // Nobody is silent for so long on a busy machine, unless a test makes it so.
+  std::string timeouts = "timeouts: {silence: 20s}";
   std::string settings = "recovery: {reserve: 3}";
   std::vector<std::string> options;
 
@@ -39,10 +41,11 @@ struct replay : testing::Test {
   outcome run_with(const std::function<void(const baton_process&)>& harm) const {
     const auto dump = (folder.path() / "dump.safetensors").string();
     const auto out = (folder.path() / "out.json").string();
-    std::vector<std::string> arguments{"run",          "--config", config_with(folder.path(), settings),
-                                       "--document",   "-",        "--question",
-                                       asked.question, "--dump",   dump,
-                                       "--json",       out};
+    std::vector<std::string> arguments{
+        "run",          "--config", config_with(folder.path(), settings + "\n" + timeouts),
+        "--document",   "-",        "--question",
+        asked.question, "--dump",   dump,
+        "--json",       out};
     arguments.insert(arguments.end(), options.begin(), options.end());
     baton_process run(arguments, document);
     if (harm) {
@@ -91,6 +94,7 @@ TEST_F(replay, of_a_killed_workers_ranks_gives_the_same_bits) {
 }
 
 TEST_F(replay, of_a_silent_workers_ranks_gives_the_same_bits_even_if_it_wakes_up) {
+  timeouts = "timeouts: {silence: 1200ms}";
   const auto disturbed = run_with([](const baton_process& run) {
     const int pid = pid_of(run, "worker", "west", "cpu1");
     kill(pid, SIGSTOP);
@@ -98,7 +102,8 @@ TEST_F(replay, of_a_silent_workers_ranks_gives_the_same_bits_even_if_it_wakes_up
     kill(pid, SIGCONT);
   });
   ASSERT_FALSE(disturbed.dump.empty());
-  EXPECT_THAT(replayed(disturbed), ElementsAre(2, 3));
+  EXPECT_THAT(replayed(disturbed), testing::IsSupersetOf({2, 3}));
+  timeouts = "timeouts: {silence: 20s}";
   expect_the_same(disturbed);
 }
 

@@ -297,6 +297,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(configs, every_file_is_accepted_by_check_config) {
   std::size_t files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(source / "configs")) {
+    if (entry.is_directory()) continue;  // shapes/: models without weights
     const auto result = run_baton({"check-config", entry.path().string()});
     EXPECT_EQ(result.exit_code, 0) << result.err;
     ++files;

@@ -57,6 +57,7 @@ struct local_cluster_test : testing::Test {
     config.job.passing_tokens = 16;
     config.job.max_new_tokens = 6;
     config.timeouts.progress_ms = 10;
+    config.recovery.replays = 0;
     model.emplace(checkpoint::open(folder.path()));
     devices.emplace(config);
     const std::vector<std::int64_t> arenas{std::int64_t{400} << 20, std::int64_t{400} << 20};

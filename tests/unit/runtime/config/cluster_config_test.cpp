@@ -193,7 +193,7 @@ TEST(cluster_config, takes_the_model_from_the_working_directory_else_from_the_fo
   const std::string here = fs::relative(BATON_SOURCE_DIR).string();
   EXPECT_EQ(directory_of(here), here);
   EXPECT_EQ(directory_of("no/such/folder"), base.path() / "no/such/folder");
-  EXPECT_EQ(directory_of("../x"), base.path().parent_path() / "x");
+  EXPECT_EQ(directory_of("../no-such-model"), base.path().parent_path() / "no-such-model");
   EXPECT_EQ(directory_of("/no/such/folder"), "/no/such/folder");
 
   fs::create_directory(base.path() / "model-of-this-test");
