@@ -453,6 +453,13 @@ void coordinator_logic::worker_reported(peer_id, const job_released&, double) {}
 // ---- time ----
 
 void coordinator_logic::give_up_the_silent(double now_s) {
+  // Where nobody at all is heard it is rather this process that does not hear: they get five times as long, which costs little, for
+  // nobody would be left to replay on.
+  double heard_s = 0;
+  for (const auto& [id, worker] : workers_) heard_s = std::max(heard_s, worker.heard_s);
+  for (const auto& [id, relay] : relays_) heard_s = std::max(heard_s, relay.heard_s);
+  const double unheard_s = now_s - heard_s;
+  if (unheard_s > limits_.silence_s / 2 && unheard_s <= 5 * limits_.silence_s) return;
   const auto silent_of = [&](const auto& peers) {
     std::vector<peer_id> silent;
     for (const auto& [id, peer] : peers) {

@@ -268,6 +268,19 @@ TEST_F(coordinator_logic_test, a_silent_relay_fails_the_jobs_of_its_node) {
   EXPECT_EQ(all.dismissed, (std::vector{worker_a, worker_b, relay}));
 }
 
+TEST_F(coordinator_logic_test, where_nobody_is_heard_it_takes_longer_to_give_all_up) {
+  reach_prefill();
+  take();
+  for (; now < 124; now += 0.1) logic.tick(now);
+  EXPECT_EQ(logic.workers(), 2u);
+  everybody_lives();
+  for (; now < 148; now += 0.1) logic.tick(now);
+  EXPECT_EQ(logic.workers(), 2u);
+  for (; now < 150; now += 0.1) logic.tick(now);
+  EXPECT_EQ(logic.workers(), 0u);
+  EXPECT_EQ(take().said_to_client<job_failed>().size(), 1u);
+}
+
 TEST_F(coordinator_logic_test, a_coordinator_that_was_stopped_itself_holds_nobody_else_to_be_silent) {
   reach_prefill();
   for (; now < 101; now += 0.1) logic.tick(now);
