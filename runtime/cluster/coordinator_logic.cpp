@@ -250,19 +250,22 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
 void coordinator_logic::prepare_shards_of(job_entry& job, double now_s) {
   job.now = stage::preparing;
   for (const auto& shard : job.plan.shards) {
-    if (job.ranks[static_cast<std::size_t>(shard.rank)].worker != 0) assign(job, shard.rank, {});
+    if (job.ranks[static_cast<std::size_t>(shard.rank)].worker != 0) assign(job, shard.rank);
   }
   // A worker may have died since the job was planned.
   if (std::ranges::any_of(job.ranks, [](const rank_entry& r) { return r.worker == 0; })) fence(job, now_s);
 }
 
-void coordinator_logic::assign(const job_entry& job, int rank, const std::vector<std::int32_t>& held_layers) {
+void coordinator_logic::assign(const job_entry& job, int rank) {
   const auto& shard = job.plan.shards[static_cast<std::size_t>(rank)];
-  const peer_id worker = job.ranks[static_cast<std::size_t>(rank)].worker;
+  const auto& entry = job.ranks[static_cast<std::size_t>(rank)];
+  const peer_id worker = entry.worker;
+  std::vector<std::int32_t> held_layers;
+  for (const auto& [layer, attempt] : entry.held) held_layers.push_back(layer);
   auto routes = routes_of(job);
   routes.relay = relay_address(shard.node);
   actions_.push_back(to_worker{worker, assign_shard{job.id, rank, job.plan, std::move(routes), job.asked.report_dump,
-                                                    job.asked.report_trace, held_layers}});
+                                                    job.asked.report_trace, std::move(held_layers)}});
   const auto document = std::span(job.ids).first(static_cast<std::size_t>(job.asked.document_tokens));
   const auto tokens = tokens_of(shard, document, std::span(job.ids).subspan(document.size()));
   for (std::size_t first = 0; first < tokens.ids.size(); first += ids_per_message) {
@@ -407,8 +410,9 @@ void coordinator_logic::worker_reported(peer_id worker, const trace_spans& repor
 
 void coordinator_logic::worker_reported(peer_id, const answer_token& report, double now_s) {
   auto* job = find(report.job);
-  // A token is known by its index: duplicates fall.
-  if (!job || job->now != stage::answering || report.index != static_cast<int>(job->answer_ids.size())) return;
+  // A token is known by its index: duplicates fall. What an earlier asking chose comes too late: the next may have chosen otherwise.
+  if (!job || job->now != stage::answering || report.repeat != job->asked_again) return;
+  if (report.index != static_cast<int>(job->answer_ids.size())) return;
   if (report.index == 0) job->first_token_at_s = now_s;
   job->last_token_at_s = now_s;
   job->answer_ids.push_back(report.token);
@@ -424,7 +428,7 @@ void coordinator_logic::worker_reported(peer_id, const first_logits& report, dou
 
 void coordinator_logic::worker_reported(peer_id worker, const answer_finished& report, double now_s) {
   auto* job = job_of(worker, report.job, report.rank);
-  if (!job || job->now != stage::answering) return;
+  if (!job || job->now != stage::answering || report.repeat != job->asked_again) return;
   if (job->answer_ids.empty()) job->first_token_at_s = job->last_token_at_s = now_s;
   job->ranks[static_cast<std::size_t>(report.rank)].answer = report.timings;
   if (std::ranges::all_of(job->ranks, [](const rank_entry& r) { return r.answer.has_value(); })) finish(*job);

@@ -109,6 +109,7 @@ class coordinator_logic {
     double noticed_s = 0;
     double detect_ms = 0;
   };
+  using held_blocks = std::map<std::int32_t, std::uint32_t>;  ///< layer, and the attempt that made it
   struct rank_entry {
     peer_id worker = 0;  ///< 0: lost, and not placed yet
     std::uint32_t attempt = 0;
@@ -116,8 +117,8 @@ class coordinator_logic {
     shard_progress progress;
     std::optional<shard_timings> prefill;
     std::optional<shard_timings> answer;
-    /// Had a holder when this attempt was placed, which so does not send them: made by earlier ones.
-    std::vector<std::int32_t> held_layers;
+    /// Had a holder when this attempt was placed, which so does not send them.
+    held_blocks held;
     int layers_told = 0;  ///< of its chosen units
     std::optional<open_replay> replay;
     std::set<peer_id> without_room;  ///< workers that could not take it
@@ -157,7 +158,7 @@ class coordinator_logic {
   void admit(job_entry& job, double now_s);
   void ask_for_room(job_entry& job, peer_id relay);
   void prepare_shards_of(job_entry& job, double now_s);
-  void assign(const job_entry& job, int rank, const std::vector<std::int32_t>& held_layers);
+  void assign(const job_entry& job, int rank);
   void start_prefill_of(job_entry& job, double now_s);
   void start_answer_of(job_entry& job, double now_s);
   void finish(job_entry& job);
@@ -178,7 +179,8 @@ class coordinator_logic {
   void place(job_entry& job, const std::map<int, peer_id>& places);
   /// What each relay of the job must send to others, by the peer that holds it.
   [[nodiscard]] std::map<peer_id, std::vector<place_blocks::forwarding>> forwardings_of(const job_entry& job) const;
-  [[nodiscard]] std::vector<std::int32_t> held_layers_of(const job_entry& job, int rank) const;
+  /// What relays held of a rank's blocks at the newest fence.
+  [[nodiscard]] held_blocks held_of(const job_entry& job, int rank) const;
   /// A living rank did not send what others held; what none of them has any more it must.
   void ask_again_for_lost_blocks(job_entry& job);
   void close_replay(job_entry& job, int rank, double now_s);

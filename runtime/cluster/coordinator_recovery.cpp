@@ -110,7 +110,7 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
     auto& r = job.ranks[static_cast<std::size_t>(rank)];
     const auto& who = workers_.at(worker).who;
     r.worker = worker;
-    r.held_layers = held_layers_of(job, rank);
+    r.held = held_of(job, rank);
     auto& shard = job.plan.shards[static_cast<std::size_t>(rank)];
     shard.node = who.node;
     shard.device = who.device;
@@ -121,8 +121,10 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
   place_blocks blocks{job.id, job.fence_round, {}, {}, {}};
   for (const auto& shard : job.plan.shards) {
     blocks.relays.push_back(relay_address(shard.node));
-    if (job.ranks[static_cast<std::size_t>(shard.rank)].attempt > 0)
-      blocks.holders.push_back({shard.rank, job.ranks[static_cast<std::size_t>(shard.rank)].held_layers});
+    std::map<std::uint32_t, std::vector<std::int32_t>> by_attempt;
+    for (const auto& [layer, attempt] : job.ranks[static_cast<std::size_t>(shard.rank)].held)
+      by_attempt[attempt].push_back(layer);
+    for (auto& [attempt, layers] : by_attempt) blocks.holders.push_back({shard.rank, std::move(layers), attempt});
   }
   auto forwardings = forwardings_of(job);
   for (const peer_id relay : job.relays) {
@@ -134,37 +136,43 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
     for (const auto& [rank, its_worker] : places)
       actions_.push_back(to_worker{worker, rewire_rank{job.id, rank, routes.ranks[static_cast<std::size_t>(rank)]}});
   }
-  for (const auto& [rank, worker] : places) assign(job, rank, job.ranks[static_cast<std::size_t>(rank)].held_layers);
+  for (const auto& [rank, worker] : places) assign(job, rank);
 }
 
 void coordinator_logic::ask_again_for_lost_blocks(job_entry& job) {
   for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
     auto& r = job.ranks[rank];
-    const auto there = held_layers_of(job, static_cast<int>(rank));
+    const auto there = held_of(job, static_cast<int>(rank));
     std::vector<std::int32_t> lost;
-    std::ranges::set_difference(r.held_layers, there, std::back_inserter(lost));
+    for (const auto& [layer, attempt] : r.held) {
+      if (!there.contains(layer)) lost.push_back(layer);
+    }
     if (lost.empty()) continue;
-    std::erase_if(r.held_layers, [&](std::int32_t layer) { return std::ranges::binary_search(lost, layer); });
+    for (const std::int32_t layer : lost) r.held.erase(layer);
     actions_.push_back(to_worker{r.worker, give_blocks{job.id, static_cast<int>(rank), std::move(lost)}});
   }
 }
 
-std::vector<std::int32_t> coordinator_logic::held_layers_of(const job_entry& job, int rank) const {
-  std::set<std::int32_t> layers;
+coordinator_logic::held_blocks coordinator_logic::held_of(const job_entry& job, int rank) const {
+  held_blocks all;
   for (const auto& [relay, held] : job.held) {
-    for (const auto& of_rank : held) {
-      if (of_rank.rank == rank) layers.insert(of_rank.layers.begin(), of_rank.layers.end());
+    for (const auto& blocks : held) {
+      if (blocks.rank != rank) continue;
+      for (const std::int32_t layer : blocks.layers) all.emplace(layer, blocks.attempt);
     }
   }
-  return {layers.begin(), layers.end()};
+  return all;
 }
 
 std::map<peer_id, std::vector<place_blocks::forwarding>> coordinator_logic::forwardings_of(const job_entry& job) const {
-  const auto held_by = [&](peer_id relay, int rank) -> std::vector<std::int32_t> {
-    const auto held = job.held.find(relay);
-    if (held == job.held.end()) return {};
-    const auto of_rank = std::ranges::find(held->second, rank, &rank_layers::rank);
-    return of_rank == held->second.end() ? std::vector<std::int32_t>() : of_rank->layers;
+  const auto held_by = [&](peer_id relay, int rank) {
+    std::set<std::int32_t> layers;
+    if (const auto held = job.held.find(relay); held != job.held.end()) {
+      for (const auto& blocks : held->second) {
+        if (blocks.rank == rank) layers.insert(blocks.layers.begin(), blocks.layers.end());
+      }
+    }
+    return layers;
   };
   std::map<peer_id, std::vector<place_blocks::forwarding>> all;
   for (const peer_id to : job.relays) {
@@ -181,11 +189,11 @@ std::map<peer_id, std::vector<place_blocks::forwarding>> coordinator_logic::forw
       if (!has_replayed && job.ranks[static_cast<std::size_t>(source)].attempt == 0) continue;
       const auto there = held_by(to, source);
       std::set<std::int32_t> missing;
-      for (const std::int32_t layer : held_layers_of(job, source)) {
-        if (!std::ranges::binary_search(there, layer)) missing.insert(layer);
+      for (const auto& [layer, attempt] : held_of(job, source)) {
+        if (!there.contains(layer)) missing.insert(layer);
       }
       for (const peer_id holder : job.relays) {
-        rank_layers blocks{source, {}};
+        rank_layers blocks{source, {}};  // whichever attempt made them: a layer's copies are of one
         std::ranges::set_intersection(held_by(holder, source), missing, std::back_inserter(blocks.layers));
         if (blocks.layers.empty()) continue;
         for (const std::int32_t layer : blocks.layers) missing.erase(layer);

@@ -163,6 +163,7 @@ struct answer_token {
   std::uint32_t question = 0;
   int index = 0;
   std::int32_t token = 0;
+  std::uint32_t repeat = 0;  ///< question::repeat: what an earlier asking chose counts only if it came before the next
 
   bool operator==(const answer_token&) const = default;
 };
@@ -182,6 +183,7 @@ struct answer_finished {
   int tokens = 0;
   double first_token_s = 0;
   shard_timings timings;
+  std::uint32_t repeat = 0;  ///< question::repeat
 
   bool operator==(const answer_finished&) const = default;
 };
@@ -217,10 +219,11 @@ struct release_log {
 
   bool operator==(const release_log&) const = default;
 };
-/// Compressed blocks of one rank of a job.
+/// Compressed blocks that one attempt of a rank of a job has made.
 struct rank_layers {
   int rank = 0;
   std::vector<std::int32_t> layers;  ///< ascending
+  std::uint32_t attempt = 0;
 
   bool operator==(const rank_layers&) const = default;
 };
@@ -232,8 +235,8 @@ struct fence_job {
 
   bool operator==(const fence_job&) const = default;
 };
-/// Where the ranks of a fenced job are now, and which blocks of replayed ranks count: those of `holders`, whichever attempt made
-/// them, and of other layers those of the newest attempt.
+/// Where the ranks of a fenced job are now, and which blocks of replayed ranks count: those of `holders`, and of other layers those of
+/// the newest attempt.
 struct place_blocks {
   struct forwarding {
     std::string to;  ///< a relay's address
@@ -243,8 +246,9 @@ struct place_blocks {
   };
   job_id job = 0;
   std::uint32_t round = 0;
-  std::vector<std::string> relays{};      ///< address of the relay of each rank's node
-  std::vector<rank_layers> holders{};     ///< for each rank whose attempt is above 0
+  std::vector<std::string> relays{};  ///< address of the relay of each rank's node
+  std::vector<rank_layers>
+      holders{};  ///< of ranks whose attempt is above 0: what is held, by the attempts that made it
   std::vector<forwarding> forwardings{};  ///< what this relay holds and others need now
 
   bool operator==(const place_blocks&) const = default;

@@ -29,11 +29,14 @@ block_verdict relay_logic::judge(const block_key& key) const {
   if (job.unsettled.contains(key.source)) return block_verdict::later;
   const std::uint32_t attempt = key.source < job.attempts.size() ? job.attempts[key.source] : 0;
   if (attempt == 0) return block_verdict::take;
-  const auto held = job.holders.find(key.source);
-  const bool has_holder = held != job.holders.end() && held->second.contains(key.layer);
   // What has a holder comes from there as it was made. The newest attempt sends it only where the holders are gone, which this relay
   // is about to hear.
-  if (has_holder) return key.attempt < attempt ? block_verdict::take : block_verdict::later;
+  if (const auto of_rank = job.holders.find(key.source); of_rank != job.holders.end()) {
+    if (const auto holder = of_rank->second.find(key.layer); holder != of_rank->second.end()) {
+      if (key.attempt == holder->second) return block_verdict::take;
+      return key.attempt < attempt ? block_verdict::drop : block_verdict::later;
+    }
+  }
   return key.attempt < attempt ? block_verdict::drop : block_verdict::take;
 }
 
@@ -49,9 +52,10 @@ void relay_logic::job_fenced_by(const fence_job& command) {
       // Also of a rank that was not lost this time: what its holders still send may count no more, if they are gone.
       if (job.attempts[rank] > 0) job.unsettled.insert(static_cast<int>(rank));
     }
-    std::map<int, std::set<std::int32_t>> held;
-    for (const auto& [key, targets] : job.held) held[key.source].insert(key.layer);
-    for (const auto& [rank, layers] : held) answer.held.push_back({rank, {layers.begin(), layers.end()}});
+    std::map<std::pair<int, std::uint32_t>, std::set<std::int32_t>> held;  // by rank and attempt
+    for (const auto& [key, targets] : job.held) held[{key.source, key.attempt}].insert(key.layer);
+    for (const auto& [made_by, layers] : held)
+      answer.held.push_back({made_by.first, {layers.begin(), layers.end()}, made_by.second});
   }
   actions_.emplace_back(relay_report(std::move(answer)));
 }
@@ -74,7 +78,9 @@ void relay_logic::blocks_placed_by(const place_blocks& command) {
   job.given_since_fence.clear();
   job.unsettled.clear();
   job.holders.clear();
-  for (const auto& held : command.holders) job.holders[held.rank] = {held.layers.begin(), held.layers.end()};
+  for (const auto& held : command.holders) {
+    for (const std::int32_t layer : held.layers) job.holders[held.rank][layer] = held.attempt;
+  }
   for (const auto& forwarding : command.forwardings) {
     for (const std::int32_t layer : forwarding.blocks.layers) {
       const block_key key{.job = command.job,

@@ -83,8 +83,8 @@ class relay_logic {
     /// Blocks of this node's ranks that came after the newest fence had been answered: place_blocks does not know of them.
     std::vector<std::pair<block_key, rank_range>> given_since_fence{};
     std::set<int> unsettled;  ///< replayed ranks, from a fence to its place_blocks
-    std::map<int, std::set<std::int32_t>>
-        holders{};  ///< layers of replayed ranks that count whichever attempt made them
+    /// Of replayed ranks: the layers whose copies by an earlier attempt count, and by which.
+    std::map<int, std::map<std::int32_t, std::uint32_t>> holders{};
   };
 
   /// The other nodes where one of `targets` is, those of lower ranks first.

@@ -127,7 +127,7 @@ void worker_logic::device_said_this(const prefill_done& event) {
 }
 
 void worker_logic::device_said_this(const token_chosen& event) {
-  report(answer_token{event.job, event.question, event.index, event.token});
+  report(answer_token{event.job, event.question, event.index, event.token, event.repeat});
 }
 
 void worker_logic::device_said_this(const logits_ready& event) {
@@ -143,7 +143,7 @@ void worker_logic::device_said_this(const answer_done& event) {
   report_trace(event.job, event.rank, event.trace);
   const auto& before = prefill_counts_[{event.job, event.rank}];
   report(answer_finished{event.job, event.rank, event.question, event.tokens, event.first_token_s,
-                         timings_of(event.timings, event.counts, before)});
+                         timings_of(event.timings, event.counts, before), event.repeat});
 }
 
 void worker_logic::device_said_this(const pass_failed& event) {

@@ -150,8 +150,8 @@ void device_loop::handle(start_answer&& command) {
     decode_pass::listener hears;
     const job_id job = command.job;
     const auto number = command.asked.number;
-    hears.on_token = [this, job, number](int index, std::int32_t token) {
-      on_event_(token_chosen{job, number, index, token});
+    hears.on_token = [this, job, number, repeat = command.asked.repeat](int index, std::int32_t token) {
+      on_event_(token_chosen{job, number, index, token, repeat});
     };
     if (command.keep_first_logits) {
       hears.on_first_logits = [this, job, number](std::span<const float> logits) {
@@ -255,7 +255,8 @@ bool device_loop::step(shard& s) {
                        s.answer->first_token_s(),
                        s.answer->timings(),
                        s.network->counts(),
-                       {}};
+                       {},
+                       s.asked.repeat};
       if (s.trace) done.trace = s.trace->take();
       s.answer.reset();
       on_event_(std::move(done));

@@ -84,6 +84,7 @@ struct token_chosen {
   std::uint32_t question = 0;
   int index = 0;
   std::int32_t token = 0;
+  std::uint32_t repeat = 0;  ///< question::repeat
 };
 struct logits_ready {
   job_id job = 0;
@@ -97,8 +98,9 @@ struct answer_done {
   int tokens = 0;
   double first_token_s = 0;
   pass_timings timings;
-  transport_counts counts;  ///< since the shard began
-  rank_trace trace;         ///< empty unless it was to be recorded
+  transport_counts counts;   ///< since the shard began
+  rank_trace trace;          ///< empty unless it was to be recorded
+  std::uint32_t repeat = 0;  ///< question::repeat
 };
 struct pass_failed {
   job_id job = 0;

@@ -7,6 +7,9 @@ namespace baton {
 namespace wire {
 namespace {
 
+/// Of a list of blocks: one for each attempt of each rank, if few ranks are replayed often.
+constexpr int entries_max = 8 * ranks_max;
+
 // ---- coordinator to relay ----
 
 void write(const reserve_log& from, ReserveLog& to) {
@@ -29,16 +32,17 @@ release_log read(const ReleaseLog& in, const place&) { return {.job = in.job()};
 void write(const rank_layers& from, RankLayers& to) {
   to.set_rank(from.rank);
   append(from.layers, *to.mutable_layers());
+  to.set_attempt(from.attempt);
 }
 
 rank_layers read(const RankLayers& in, const place& at) {
-  return {.rank = rank(in.rank(), at / "rank"), .layers = layers(in.layers(), at / "layers")};
+  return {.rank = rank(in.rank(), at / "rank"), .layers = layers(in.layers(), at / "layers"), .attempt = in.attempt()};
 }
 
 template <class List>
 std::vector<rank_layers> read_all(const List& list, const place& at, std::string_view field) {
   std::vector<rank_layers> all;
-  within(list.size(), 0, ranks_max, at / field);
+  within(list.size(), 0, entries_max, at / field);
   for (int i = 0; i < list.size(); ++i) all.push_back(read(list[i], at.item(field, i)));
   return all;
 }

@@ -189,6 +189,7 @@ void write(const answer_finished& from, AnswerFinished& to) {
   to.set_tokens(from.tokens);
   to.set_first_token_s(from.first_token_s);
   write(from.timings, *to.mutable_timings());
+  to.set_repeat(from.repeat);
 }
 
 answer_finished read(const AnswerFinished& in, const place& at) {
@@ -197,7 +198,8 @@ answer_finished read(const AnswerFinished& in, const place& at) {
           .question = in.question(),
           .tokens = within(in.tokens(), 0, INT32_MAX, at / "tokens"),
           .first_token_s = seconds(in.first_token_s(), at / "first_token_s"),
-          .timings = read(in.timings(), at / "timings")};
+          .timings = read(in.timings(), at / "timings"),
+          .repeat = in.repeat()};
 }
 
 void write(const shard_failed& from, ShardFailed& to) {
@@ -382,13 +384,15 @@ void write(const answer_token& from, AnswerToken& to) {
   to.set_question(from.question);
   to.set_index(from.index);
   to.set_token(from.token);
+  to.set_repeat(from.repeat);
 }
 
 answer_token read(const AnswerToken& in, const place& at) {
   return {.job = in.job(),
           .question = in.question(),
           .index = within(in.index(), 0, INT32_MAX, at / "index"),
-          .token = within(in.token(), 0, INT32_MAX, at / "token")};
+          .token = within(in.token(), 0, INT32_MAX, at / "token"),
+          .repeat = in.repeat()};
 }
 
 void write(const first_logits& from, FirstLogits& to) {

@@ -402,7 +402,8 @@ void simulated_cluster::step_answer(worker& who, shard& s) {
     s.tokens.push_back(s.asked->forced_tokens[s.step]);
   } else if (s.is_last()) {
     s.tokens.push_back(static_cast<std::int32_t>(random_() % 1'000'000));
-    who.logic.device_said(token_chosen{s.job, s.asked->number, static_cast<int>(s.step), s.tokens.back()});
+    who.logic.device_said(
+        token_chosen{s.job, s.asked->number, static_cast<int>(s.step), s.tokens.back(), s.asked->repeat});
     send_direct(who, s, s.step, 1);
   } else {
     s.tokens = at(last, 1)->second.tokens;
@@ -416,6 +417,7 @@ void simulated_cluster::step_answer(worker& who, shard& s) {
   done.rank = s.rank;
   done.question = s.asked->number;
   done.tokens = answer_tokens;
+  done.repeat = s.asked->repeat;
   who.logic.device_said(done);
 }
 

@@ -168,6 +168,17 @@ TEST_F(relay_logic_test, a_fence_tells_what_is_held_and_keeps_old_attempts_out) 
   EXPECT_EQ(logic.judge(of_attempt(1, key_of(1, 1, 2))), block_verdict::drop) << "held here";
 }
 
+TEST_F(relay_logic_test, of_two_earlier_attempts_only_the_holders_block_is_taken) {
+  logic.job_fenced_by({1, 1, {0, 0, 2, 0, 0, 0}});
+  logic.blocks_placed_by({1, 1, {"here", "here", "here", "there", "there", "there"}, {{2, {0}, 1}}, {}});
+  EXPECT_EQ(logic.judge(key_of(1, 0, 2)), block_verdict::drop) << "attempt 0's, still under way from before";
+  EXPECT_EQ(logic.judge(of_attempt(1, key_of(1, 0, 2))), block_verdict::take) << "the holder's";
+  logic.block_forwarded(of_attempt(1, key_of(1, 0, 2)), {3, 6});
+  static_cast<void>(logic.take_actions());
+  logic.job_fenced_by({1, 2, {0, 0, 3, 0, 0, 0}});
+  EXPECT_THAT(reported(logic), ElementsAre(job_fenced{1, 2, {{2, {0}, 1}}}));
+}
+
 TEST_F(relay_logic_test, what_others_need_is_sent_when_ranks_have_new_places) {
   logic.block_given("worker", key_of(1, 0, 0), {1, 6});
   static_cast<void>(logic.take_actions());

@@ -294,7 +294,7 @@ inline trace_spans draw() {
 
 template <>
 inline answer_token draw() {
-  return {any<job_id>(), any<std::uint32_t>(), between(0, INT32_MAX), between(0, INT32_MAX)};
+  return {any<job_id>(), any<std::uint32_t>(), between(0, INT32_MAX), between(0, INT32_MAX), any<std::uint32_t>()};
 }
 
 template <>
@@ -304,8 +304,8 @@ inline first_logits draw() {
 
 template <>
 inline answer_finished draw() {
-  return {any<job_id>(),         drawn_rank(),    any<std::uint32_t>(),
-          between(0, INT32_MAX), drawn_seconds(), draw<shard_timings>()};
+  return {any<job_id>(),   drawn_rank(),          any<std::uint32_t>(), between(0, INT32_MAX),
+          drawn_seconds(), draw<shard_timings>(), any<std::uint32_t>()};
 }
 
 template <>
@@ -332,7 +332,7 @@ inline release_log draw() {
 
 template <>
 inline rank_layers draw() {
-  return {drawn_rank(), drawn_layers()};
+  return {drawn_rank(), drawn_layers(), any<std::uint32_t>()};
 }
 
 template <>
