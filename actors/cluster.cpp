@@ -12,10 +12,14 @@ namespace baton::actors {
 
 std::unique_ptr<cluster> start_cluster(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
                                        std::span<const std::int64_t> arena_bytes, std::int64_t positions,
-                                       const load_progress& progress) {
+                                       const start_watch& watch) {
   if (config.processes == process_layout::per_device)
-    return std::make_unique<process_cluster>(config, model, devices, arena_bytes, positions);
-  return std::make_unique<local_cluster>(config, model, devices, arena_bytes, positions, progress);
+    return std::make_unique<process_cluster>(config, model, devices, arena_bytes, positions, watch.check);
+  return std::make_unique<local_cluster>(config, model, devices, arena_bytes, positions,
+                                         [&](std::int64_t done, std::int64_t total) {
+                                           watch.check();
+                                           watch.loading(done, total);
+                                         });
 }
 
 void wait_until_joined(caf::actor_system& system, const coordinator_actor& coordinator, std::size_t workers,
@@ -35,10 +39,13 @@ void wait_until_joined(caf::actor_system& system, const coordinator_actor& coord
     if (!trouble.empty()) throw fault(fault_code::lost_peer, trouble, "startup");
     check();
     if (std::chrono::steady_clock::now() > deadline) {
-      throw fault(fault_code::deadline,
-                  fmt::format("{} of {} workers and {} of {} relays joined within {} ms{}", workers_there, workers,
-                              relays_there, relays, patience.count(), error.empty() ? "" : " (" + error + ")"),
-                  "startup");
+      throw fault(
+          fault_code::deadline,
+          fmt::format("{} of {} workers and {} of {} relays joined within {} ms{}; a large model takes longer to "
+                      "load: raise timeouts.startup",
+                      workers_there, workers, relays_there, relays, patience.count(),
+                      error.empty() ? "" : " (" + error + ")"),
+          "startup");
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }

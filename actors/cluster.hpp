@@ -20,12 +20,17 @@ class cluster {
   [[nodiscard]] virtual const coordinator_actor& coordinator() const = 0;
 };
 
-/// Starts what the configuration declares; `arena_bytes` has one entry for each device, as cluster_devices lists them. `progress`
-/// hears how far loading is, where this process loads.
-/// Throws fault(out_of_memory | bad_input | deadline | lost_peer).
+/// Who watches a cluster start.
+struct start_watch {
+  load_progress loading = [](std::int64_t, std::int64_t) {};  ///< hears how far loading is, where this process loads
+  std::function<void()> check = [] {};                        ///< called a few times a second; throws to give up
+};
+
+/// Starts what the configuration declares; `arena_bytes` has one entry for each device, as cluster_devices lists them.
+/// Throws fault(out_of_memory | bad_input | deadline | lost_peer), and what the watch throws.
 std::unique_ptr<cluster> start_cluster(const cluster_config& config, const checkpoint& model, cluster_devices& devices,
                                        std::span<const std::int64_t> arena_bytes, std::int64_t positions,
-                                       const load_progress& progress = {});
+                                       const start_watch& watch = {});
 
 /// Waits until so many have joined; `check` is called now and then and throws what makes waiting pointless.
 /// Throws fault(deadline | lost_peer).

@@ -151,20 +151,16 @@ cluster_config configuration_of(const run_options& o) {
   } else if (o.ranks) {
     job.block_tokens.clear();
   }
-  if (o.strategy && !o.ranks && o.block_tokens.empty() && !find_strategy(job.strategy).splits()) {
-    job.ranks = 1;
-    job.block_tokens.clear();
-  }
   if (o.blocks && *o.blocks != "even" && *o.blocks != "balanced")
     throw fault(fault_code::bad_input, "'" + *o.blocks + "' is unknown; even or balanced", "--blocks");
   if (o.blocks && !o.block_tokens.empty())
     throw fault(fault_code::bad_input, "gives lengths, --blocks asks for others; keep one of the two",
                 "--block-tokens");
   if (o.blocks) job.block_tokens.clear();
-  const auto& how = find_strategy(job.strategy);
+  const bool compresses =
+      find_strategy(job.strategy).compresses() || (o.compare && find_strategy(*o.compare).compresses());
   const auto needs_blocks = [&](bool given, const char* option) {
-    if (given && !how.compresses())
-      throw fault(fault_code::bad_input, "means nothing to strategy " + job.strategy, option);
+    if (given && !compresses) throw fault(fault_code::bad_input, "means nothing to strategy " + job.strategy, option);
   };
   needs_blocks(o.anchor_tokens.has_value(), "--anchor-tokens");
   needs_blocks(o.passing_tokens.has_value(), "--passing-tokens");
@@ -193,11 +189,13 @@ cluster_config configuration_of(const run_options& o) {
   return config;
 }
 
-job_options compared_job(const cluster_config& config, const std::string& other_strategy) {
+job_options job_of(const cluster_config& config, const run_options& o, const std::string& strategy) {
   auto job = config.job;
-  const auto& other = find_strategy(other_strategy);
-  job.strategy = std::string(other.name());
-  if (!other.splits()) {
+  const auto& how = find_strategy(strategy);
+  job.strategy = std::string(how.name());
+  // Ranks that an option asks for and no compared strategy could have meant are refused by the plan.
+  const bool meant = !o.compare && (o.ranks || !o.block_tokens.empty());
+  if ((o.strategy || o.compare) && !how.splits() && !meant) {
     job.ranks = 1;
     job.block_tokens.clear();
   }

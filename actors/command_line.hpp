@@ -67,7 +67,7 @@ command_line parse_command_line(int argc, char** argv);
 /// The configuration with what was typed laid over it. Throws fault(bad_input) that names the option.
 cluster_config configuration_of(const run_options& options);
 
-/// The job options of `--compare OTHER`: the same job by another strategy.
-job_options compared_job(const cluster_config& config, const std::string& other_strategy);
+/// The configuration's job by `strategy`: its own, or the one that it is compared with.
+job_options job_of(const cluster_config& config, const run_options& options, const std::string& strategy);
 
 }  // namespace baton

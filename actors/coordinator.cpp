@@ -51,8 +51,14 @@ coordinator_actor::behavior_type coordinator_state::make_behavior() {
       },
       [this](const client_actor& client, const client_request_bytes& m) {
         hear(client.address(), [&] {
-          const auto request = decode_client_request(m.bytes);
-          logic_.client_said(join(peer_kind::client, client, clients_), request, now_s());
+          try {
+            const auto request = decode_client_request(m.bytes);
+            logic_.client_said(join(peer_kind::client, client, clients_), request, now_s());
+          } catch (const fault& why) {
+            // Whoever asks hears why nothing comes of it.
+            self_->send(client, client_update_bytes{encode(client_update(job_refused{"", failure_of(why)}))});
+            throw;
+          }
         });
       },
       [this](const client_request_bytes& m) {

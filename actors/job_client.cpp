@@ -53,7 +53,16 @@ job_client::job_client(caf::actor_system& system, const coordinator_actor& coord
       self->quit(down.reason);
     });
     return {
-        [self, box](const client_update_bytes& m) { guard(self, [&] { box->put(decode_client_update(m.bytes)); }); },
+        [self, box](const client_update_bytes& m) {
+          guard(self, [&] {
+            try {
+              box->put(decode_client_update(m.bytes));
+            } catch (const fault& why) {
+              box->close(why.what());
+              throw;
+            }
+          });
+        },
     };
   });
 }

@@ -106,6 +106,7 @@ prompt read_prompt(const run_options& options, const cluster_config& config, con
       throw fault(why.code(), why.reason(),
                   *options.document + why.where().substr(std::string_view("document").size()));
     }
+    if (why.where().starts_with("question")) throw fault(why.code(), why.reason(), "--" + why.where());
     throw;
   }
 }

@@ -5,6 +5,7 @@
 
 #include "actors/coordinator.hpp"
 #include "kernels/fault.hpp"
+#include "runtime/strategy/strategy.hpp"
 
 namespace baton::actors {
 namespace {
@@ -15,6 +16,11 @@ constexpr const char* loopback = "127.0.0.1";
 std::string description_for_processes(cluster_config config, std::span<const std::int64_t> arena_bytes,
                                       std::int64_t positions) {
   config.positions_max = positions;
+  // Jobs come with their own options; those of a compared strategy need not fit the file's.
+  if (!find_strategy(config.job.strategy).splits()) {
+    config.job.ranks = 1;
+    config.job.block_tokens.clear();
+  }
   std::size_t next = 0;
   for (auto& node : config.nodes) {
     for (auto& device : node.devices) device.memory_bytes = arena_bytes[next++];
@@ -26,12 +32,12 @@ std::string description_for_processes(cluster_config config, std::span<const std
 
 process_cluster::process_cluster(const cluster_config& config, const checkpoint& model, const cluster_devices& devices,
                                  std::span<const std::int64_t> arena_bytes, std::int64_t positions,
-                                 const std::filesystem::path& program)
+                                 const std::function<void()>& check, const std::filesystem::path& program)
     : patience_(config.timeouts.shutdown_ms),
       actor_config_(actor_config::reach::network),
       system_(std::make_unique<caf::actor_system>(actor_config_)) {
   try {
-    start(config, model, devices.size(), program, description_for_processes(config, arena_bytes, positions));
+    start(config, model, devices.size(), check, program, description_for_processes(config, arena_bytes, positions));
   } catch (...) {
     shut_down();
     throw;
@@ -39,7 +45,8 @@ process_cluster::process_cluster(const cluster_config& config, const checkpoint&
 }
 
 void process_cluster::start(const cluster_config& config, const checkpoint& model, std::size_t workers,
-                            const std::filesystem::path& program, const std::string& description) {
+                            const std::function<void()>& check, const std::filesystem::path& program,
+                            const std::string& description) {
   close_side_doors(*system_);
   coordinator_ = spawn_coordinator(*system_, coordinator_options_of(config, model));
   const auto port = system_->middleman().publish(coordinator_, 0, loopback, true);
@@ -54,7 +61,8 @@ void process_cluster::start(const cluster_config& config, const checkpoint& mode
                                                 description, child_process::group::own)});
   }
   wait_until_joined(*system_, coordinator_, workers, agents_.size(),
-                    std::chrono::milliseconds(config.timeouts.startup_ms), [this] {
+                    std::chrono::milliseconds(config.timeouts.startup_ms), [&] {
+                      check();
                       for (auto& agent : agents_) {
                         if (const auto status = agent.process.ended()) {
                           throw fault(fault_code::lost_peer,

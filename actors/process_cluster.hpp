@@ -14,9 +14,10 @@ namespace baton::actors {
 /// its workers. Whatever happens, none of them outlives this object: those that do not end by themselves are killed.
 class process_cluster final : public cluster {
  public:
-  /// `program` is what the processes run: this program, unless told otherwise.
+  /// `check` is called while they start, and throws to give up. `program` is what the processes run: this program, unless told
+  /// otherwise.
   process_cluster(const cluster_config& config, const checkpoint& model, const cluster_devices& devices,
-                  std::span<const std::int64_t> arena_bytes, std::int64_t positions,
+                  std::span<const std::int64_t> arena_bytes, std::int64_t positions, const std::function<void()>& check,
                   const std::filesystem::path& program = this_program());
   ~process_cluster() override;
 
@@ -30,7 +31,7 @@ class process_cluster final : public cluster {
   };
 
   void start(const cluster_config& config, const checkpoint& model, std::size_t workers,
-             const std::filesystem::path& program, const std::string& description);
+             const std::function<void()>& check, const std::filesystem::path& program, const std::string& description);
   void shut_down();
 
   const std::chrono::milliseconds patience_;  ///< with processes that are to end

@@ -39,6 +39,10 @@ void stop_on_interrupt() {
   for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
 }
 
+void check_interrupted() {
+  if (interrupted) throw fault(fault_code::cancelled, "it was interrupted");
+}
+
 /// All that is known before anything is loaded.
 struct prepared_run {
   cluster_config config;
@@ -186,7 +190,10 @@ finished_job follow(actors::cluster& cluster, const prepared_run& run, const job
       client.cancel(accepted->job);
     }
     const auto update = client.next(std::chrono::milliseconds(50));
-    if (!update) continue;
+    if (!update) {
+      if (!accepted) check_interrupted();
+      continue;
+    }
     if (const auto* a = std::get_if<job_accepted>(&*update)) {
       accepted = *a;
       done.trace.resize(a->plan.shards.size());
@@ -258,8 +265,8 @@ int run_command(const run_options& options) {
     check_writable("--dump", options.dump);
     check_writable("--trace", options.trace);
     run.emplace(prepare(options));
-    jobs.push_back(balanced(*run, options, run->config.job));
-    if (options.compare) jobs.push_back(balanced(*run, options, compared_job(run->config, *options.compare)));
+    jobs.push_back(balanced(*run, options, job_of(run->config, options, run->config.job.strategy)));
+    if (options.compare) jobs.push_back(balanced(*run, options, job_of(run->config, options, *options.compare)));
     for (const auto& job : jobs) plans.push_back(plan_of(*run, job));
     arenas = arenas_for(*run, plans);
   } catch (const fault& why) {
@@ -272,9 +279,12 @@ int run_command(const run_options& options) {
     std::int64_t positions = 0;
     for (const auto& job : jobs) positions = std::max(positions, positions_needed(*run, job));
     const double began_s = steady_seconds();
-    const auto cluster =
-        actors::start_cluster(run->config, run->model, run->devices, arenas, positions,
-                              [&](std::int64_t done, std::int64_t total) { view.loading(done, total); });
+    if (run->config.processes == process_layout::per_device)
+      view.message(fmt::format("starting a process for each of {} devices, and an agent for each of {} nodes",
+                               run->devices.size(), run->config.nodes.size()));
+    const auto cluster = actors::start_cluster(
+        run->config, run->model, run->devices, arenas, positions,
+        {[&](std::int64_t done, std::int64_t total) { view.loading(done, total); }, check_interrupted});
     const double load_s = steady_seconds() - began_s;
     std::vector<finished_job> done;
     for (std::size_t i = 0; i < jobs.size(); ++i) {
@@ -313,7 +323,7 @@ int plan_command(const run_options& options) {
   try {
     check_writable("--json", options.json);
     auto run = prepare(options);
-    const auto costed = plan_of(run, balanced(run, options, run.config.job));
+    const auto costed = plan_of(run, balanced(run, options, job_of(run.config, options, run.config.job.strategy)));
     arenas_for(run, std::span(&costed, 1));
     fmt::print("{}", describe(costed.plan, costed.costs));
     nlohmann::json json{{"plan", to_json(costed.plan)}, {"costs", to_json(costed.costs)}};

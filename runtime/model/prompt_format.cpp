@@ -116,6 +116,16 @@ std::string prompt_format_names() {
   return names;
 }
 
+const prompt_format* format_of_chat_template(std::string_view text) {
+  const auto has = [&](std::string_view marker) { return text.find(marker) != std::string_view::npos; };
+  if (has("<|start_header_id|>")) return find_prompt_format("llama3");
+  // Qwen2 and 2.5 open with a system prompt of their own, Yi with none.
+  if (has("<|im_start|>")) return find_prompt_format(has("You are") ? "chatml" : "yi");
+  if (has("[INST]")) return has("<<SYS>>") ? find_prompt_format("llama2") : nullptr;
+  if (has("<|user|>") && has("<|assistant|>") && has("<|begin_of_text|>")) return find_prompt_format("needle");
+  return nullptr;
+}
+
 document_prompt make_document_prompt(const tokenizer& tokenizer, const prompt_format& format, std::string_view document,
                                      std::string_view system_prompt) {
   require_text(document, "document");

@@ -29,6 +29,10 @@ const prompt_format* find_prompt_format(std::string_view name);
 /// "chatml, llama2, llama3, needle, yi", for messages.
 std::string prompt_format_names();
 
+/// The preset that writes what a chat template does: recognised by the markers in the template's text, which is not run. Null where it is
+/// none of theirs.
+const prompt_format* format_of_chat_template(std::string_view text);
+
 /// A document that is ready for prefill: opening and text. They are tokenized apart, so that the opening has a length; a space
 /// that ends the opening goes with the text, whose first word it belongs to.
 struct document_prompt {

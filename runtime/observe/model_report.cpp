@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include <fmt/format.h>
@@ -44,6 +46,18 @@ void add_weights(model_report& report, const checkpoint& model) {
   }
 }
 
+/// The text of the model's chat template; empty where it has none.
+std::string chat_template_of(const std::filesystem::path& directory) {
+  if (std::ifstream file(directory / "chat_template.jinja"); file)
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::ifstream file(directory / "tokenizer_config.json");
+  const auto config = nlohmann::json::parse(file, nullptr, false);
+  if (!config.is_object() || !config.contains("chat_template")) return {};
+  // One text, or a list of named ones.
+  const auto& found = config.at("chat_template");
+  return found.is_string() ? found.get<std::string>() : found.dump();
+}
+
 void add_tokenizer(model_report& report) {
   try {
     const auto words = tokenizer::load(report.directory);
@@ -57,6 +71,9 @@ void add_tokenizer(model_report& report) {
         // It asks for a special token that this tokenizer does not have.
       }
     }
+    const auto* asked_for = format_of_chat_template(chat_template_of(report.directory));
+    if (asked_for && std::ranges::find(report.prompts, asked_for->name) != report.prompts.end())
+      report.prompt = asked_for->name;
   } catch (const fault& why) {
     report.tokenizer_problem = why.what();
   }
@@ -163,7 +180,8 @@ std::string shape_text(const model_report& r) {
 std::string words_text(const model_report& r) {
   if (r.tokenizer_tokens == 0) return line("tokenizer", "none: " + printable(r.tokenizer_problem));
   return line("tokenizer", fmt::format("{}, {} tokens", r.tokenizer_file, format_count(r.tokenizer_tokens))) +
-         line("prompt presets", r.prompts.empty() ? "none fits" : joined(r.prompts));
+         line("prompt preset", r.prompt.empty() ? "not told by a chat template" : r.prompt + ", by its chat template") +
+         line("presets that fit", r.prompts.empty() ? "none" : joined(r.prompts));
 }
 
 std::string memory_text(const model_report& r) {
@@ -284,6 +302,7 @@ json to_json(const model_report& r) {
           {"retaining_width", r.retaining_width},
           {"tokenizer", {{"file", r.tokenizer_file}, {"tokens", r.tokenizer_tokens}, {"problem", r.tokenizer_problem}}},
           {"prompts", r.prompts},
+          {"prompt", r.prompt},
           {"job",
            {{"strategy", r.strategy},
             {"ranks", r.ranks},

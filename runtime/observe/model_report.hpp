@@ -48,6 +48,7 @@ struct model_report {
   std::string tokenizer_file;         ///< which of the directory's files it was read from
   std::string tokenizer_problem;      ///< why not
   std::vector<std::string> prompts;   ///< presets whose special tokens the tokenizer has
+  std::string prompt;                 ///< the one that the model's chat template asks for; empty: not known
 
   std::int64_t document_tokens = 0;  ///< of the job below, as are the next three
   std::int64_t query_tokens = 0;

@@ -93,7 +93,15 @@ void check(const plan_request& request, std::span<const device_view> devices) {
   if (options.ranks > 65535) refuse("ranks", fmt::format("{} ranks are too many; at most 65535", options.ranks));
   if (options.chunk_tokens < 1) refuse("chunk-tokens", "at least 1");
   if (options.max_new_tokens < 1) refuse("max-new-tokens", fmt::format("{}; at least 1", options.max_new_tokens));
-  if (options.sampling.temperature < 0) refuse("temperature", "at least 0 (0 is greedy)");
+  // Written so that what is not a number is refused too.
+  if (!(options.sampling.temperature >= 0 && options.sampling.temperature <= 100))
+    refuse("temperature", "between 0 (greedy) and 100");
+  const auto check_tokens = [](const std::optional<std::int64_t>& tokens, std::string_view option) {
+    if (tokens && (*tokens < 0 || *tokens > INT32_MAX))
+      refuse(option, fmt::format("{} is not a number of tokens; 0 to {}", *tokens, INT32_MAX));
+  };
+  check_tokens(options.anchor_tokens, "anchor-tokens");
+  check_tokens(options.passing_tokens, "passing-tokens");
   if (!(options.sampling.top_p > 0 && options.sampling.top_p <= 1)) refuse("top-p", "between 0 (excluded) and 1");
   if (request.system_tokens < 0 || request.system_tokens > request.document_tokens) {
     refuse("system_tokens",

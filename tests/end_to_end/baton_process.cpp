@@ -156,6 +156,10 @@ process_result baton_process::wait(int patience_s) {
   result.peak_bytes = usage.ru_maxrss * 1024;
   result.out = contents_of(folder_ + "/out");
   result.err = contents_of(folder_ + "/err");
+  // Workers and agents write there too: what a sanitizer found in one of them must not end as a death that was recovered from.
+  for (const char* report : {"Sanitizer", "runtime error:", "Assertion "}) {
+    if (result.err.find(report) != std::string::npos) ADD_FAILURE() << report << " in\n" << result.err;
+  }
   return result;
 }
 

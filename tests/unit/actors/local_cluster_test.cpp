@@ -237,6 +237,17 @@ TEST_F(local_cluster_test, bytes_that_make_no_sense_lose_the_peer_that_sent_them
   EXPECT_TRUE(std::holds_alternative<job_finished>(until_the_end(client).back()));
 }
 
+TEST_F(local_cluster_test, a_request_that_makes_no_sense_is_refused_to_whoever_made_it) {
+  job_client client(cluster->system(), cluster->coordinator());
+  auto odd = request("odd");
+  odd.options.sampling.temperature = std::numeric_limits<float>::quiet_NaN();
+  client.submit(odd, document, query);
+  const auto updates = until_the_end(client);
+  ASSERT_TRUE(std::holds_alternative<job_refused>(updates.back()));
+  EXPECT_EQ(std::get<job_refused>(updates.back()).why.code, fault_code::bad_input);
+  EXPECT_THAT(std::get<job_refused>(updates.back()).why.where, HasSubstr("temperature"));
+}
+
 TEST_F(local_cluster_test, a_job_larger_than_the_memory_fails_with_sizes_and_leaves_room_for_the_next) {
   job_client client(cluster->system(), cluster->coordinator());
   document = random_ids(150000, 4);

@@ -235,6 +235,20 @@ TEST_F(coordinator_logic_test, a_silent_worker_fails_its_jobs_and_is_told_to_end
   EXPECT_EQ(logic.workers(), 1u);
 }
 
+TEST_F(coordinator_logic_test, with_the_default_limits_a_silent_worker_is_given_up_within_a_second_and_a_half) {
+  const coordinator_limits limits;
+  coordinator_logic quick(model, limits);
+  double heard = now;
+  quick.worker_joined(worker_a, {"n", "d0", "cpu", 0}, now);
+  quick.worker_joined(worker_b, {"n", "d1", "cpu", 0}, now);
+  for (; quick.workers() == 2 && now < heard + 10; now += limits.tick_s) {
+    quick.worker_said(worker_a, worker_alive{}, now);
+    quick.tick(now);
+  }
+  EXPECT_EQ(quick.workers(), 1u);
+  EXPECT_LE(now - heard, 1.5);
+}
+
 TEST_F(coordinator_logic_test, ranks_are_laid_over_devices_in_the_declared_order_whoever_joins_first) {
   coordinator_logic ordered(model, {}, {{"west", "d1"}, {"west", "d0"}, {"east", "d0"}});
   for (const auto& [id, node, device] : std::vector<std::tuple<peer_id, std::string, std::string>>{

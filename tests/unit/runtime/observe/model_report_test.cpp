@@ -53,7 +53,8 @@ TEST(model_report, tells_of_the_demo_model_what_is_known_of_it) {
   EXPECT_EQ(report.parameters, numbers);
   EXPECT_EQ(report.retaining_width, 256);
   EXPECT_EQ(report.tokenizer_tokens, 3072);
-  EXPECT_THAT(report.prompts, testing::Contains("needle"));
+  EXPECT_THAT(report.prompts, testing::ElementsAre("needle"));
+  EXPECT_EQ(report.prompt, "needle");
   EXPECT_EQ(report.document_tokens, 4000);
   EXPECT_EQ(report.ranks, 4);
   EXPECT_EQ(report.strategy, "apb");
