@@ -38,6 +38,18 @@ step() {
   [[ $result == ok ]]
 }
 
+# only_the_leak_checker_failed REPORT: all failed tests of a JUnit report passed, whereupon LeakSanitizer's tracer crashed. That of g++ 12
+# does so once in some thousand processes whose threads are just ending; it says so, and it has found nothing then.
+only_the_leak_checker_failed() {
+  python3 - "$1" <<'PYTHON'
+import sys, xml.etree.ElementTree as tree
+failed = [case for case in tree.parse(sys.argv[1]).getroot().iter("testcase") if case.get("status") == "fail"]
+output = ["".join(case.itertext()) for case in failed]
+crashed = ["LeakSanitizer has encountered a fatal error" in text and "[  FAILED  ]" not in text for text in output]
+sys.exit(not (failed and all(crashed)))
+PYTHON
+}
+
 # run_tests PRESET: runs one build's tests and adds them up.
 run_tests() {
   local name="tests: $1" begin=$SECONDS report="$PWD/$logs/$1.xml" status=0 counts=() result=ok
@@ -56,6 +68,13 @@ bad = sum(status == "fail" for status in results)
 print(len(results) - skipped - bad, bad, skipped)
 PYTHON
   ) || counts=(0 0 0)
+  if [[ $status -ne 0 ]] && only_the_leak_checker_failed "$report"; then
+    echo "LeakSanitizer's tracer crashed in ${counts[1]} of them: once more"
+    if "${fixed_addresses[@]}" ctest --preset "$1" --rerun-failed; then
+      status=0
+      counts=($((counts[0] + counts[1])) 0 "${counts[2]}")
+    fi
+  fi
   # ctest also fails without a failed test: when it cannot list them, or there is none.
   if [[ $status -ne 0 && ${counts[1]} -eq 0 ]]; then counts[1]=1; fi
   if [[ ${counts[1]} -ne 0 ]]; then
