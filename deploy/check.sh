@@ -150,6 +150,19 @@ rehearse_gpu_check() {
   mkdir -p build/gpu-check && (cd build/gpu-check && BATON_BIN=$PWD/../dev ../../deploy/gpu-check.sh --cpu)
 }
 
+# What is installed runs from another folder, and finds what came with it.
+check_install() {
+  local prefix=$PWD/$logs/installed
+  rm -rf "$prefix"
+  cmake --install build/dev --prefix "$prefix" >"$logs/install.log" 2>&1 || {
+    cat "$logs/install.log"
+    return 1
+  }
+  local document=$prefix/share/baton/models/needle/documents/archive-2k.txt
+  (cd / && "$prefix/bin/baton" plan --config "$prefix/share/baton/configs/quickstart.yaml" --document "$document" --question "Who?") |
+    grep -q 'ranks'
+}
+
 if step "packages" deploy/bootstrap.sh; then
   step "format" check_format
   step "include directions" deploy/check_includes.sh
@@ -158,6 +171,7 @@ if step "packages" deploy/bootstrap.sh; then
   dev_tests=dev
   [[ $full == no ]] || dev_tests=dev-full
   step "build: dev" build dev all && run_tests "$dev_tests"
+  step "installation" check_install
   step "gpu-check: rehearsal" rehearse_gpu_check
   step "docs: self-test" deploy/check_docs.sh --self-test
   step "docs" deploy/check_docs.sh build/dev/baton

@@ -15,6 +15,16 @@ field() { python3 -c 'import json, sys; print(json.loads(open(sys.argv[1]).readl
 question=$(field question)
 answer=$(field answer)
 
+result=build/quickstart.json
+[[ " $* " == *" --json"* ]] || set -- "$@" --json "$result"
+
 echo "quickstart: build/release/baton run --config configs/quickstart.yaml --document $document --question \"$question\" $*"
 build/release/baton run --config configs/quickstart.yaml --document "$document" --question "$question" "$@"
 echo "quickstart: the document's answer is: $answer"
+if [[ " $* " == *" --json $result "* ]]; then
+  python3 - "$result" "$answer" <<'PYTHON'
+import json, sys
+given = json.load(open(sys.argv[1]))["answer"].strip()
+sys.exit(0 if given == sys.argv[2].strip() else f"quickstart: the model answered otherwise: {given}")
+PYTHON
+fi

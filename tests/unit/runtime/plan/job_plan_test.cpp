@@ -1,7 +1,9 @@
 #include "runtime/plan/job_plan.hpp"
 
 #include <numeric>
+#include <set>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
@@ -152,13 +154,39 @@ RC_GTEST_PROP(job_plan, every_plan_covers_the_document_once_and_its_numbers_add_
   request.query_tokens = *rc::gen::inRange(0, 40);
   request.system_tokens = *rc::gen::inRange<std::int64_t>(0, std::min<std::int64_t>(10, request.document_tokens) + 1);
   request.has_retaining_heads = *rc::gen::arbitrary<bool>();
-  request.options.strategy = *rc::gen::element<std::string>("star", "apb");
+  request.options.strategy = *rc::gen::element<std::string>("full", "star", "apb");
+  if (request.options.strategy == "full") request.options.ranks = 1;
   request.options.passing_tokens = *rc::gen::inRange(0, 300);
   const auto least = request.query_tokens > 0 ? request.system_tokens + request.query_tokens + 1 : 1;
   const auto most = request.document_tokens + request.query_tokens;
   request.options.anchor_tokens = most > least ? *rc::gen::inRange<std::int64_t>(least, most + 1) : 0;
-  const auto plan = make_job_plan(request, one_device);
+  if (request.options.strategy == "apb" && *rc::gen::arbitrary<bool>())
+    request.options.compressor = *rc::gen::element(compressor_kind::recent, compressor_kind::random);
+  if (request.options.strategy != "full" && *rc::gen::arbitrary<bool>()) {
+    // Uneven blocks: each takes what is left but a token for each rank behind it, or less.
+    std::int64_t left = request.document_tokens;
+    for (int rank = 0; rank < request.options.ranks; ++rank) {
+      const std::int64_t most_here = left - (request.options.ranks - 1 - rank);
+      const bool is_last = rank + 1 == request.options.ranks;
+      request.options.block_tokens.push_back(is_last ? left : *rc::gen::inRange<std::int64_t>(1, most_here + 1));
+      left -= request.options.block_tokens.back();
+    }
+  }
+  std::vector<device_view> devices;
+  for (int i = 0; i < *rc::gen::inRange(1, 5); ++i) devices.push_back({"node", fmt::format("cpu{}", i), "cpu"});
+  const auto plan = make_job_plan(request, devices);
 
+  std::set<std::string> left_behind;
+  for (std::size_t rank = 1; rank < plan.shards.size(); ++rank) {
+    const auto& before = plan.shards[rank - 1].device;
+    const auto& here = plan.shards[rank].device;
+    if (here != before) left_behind.insert(before);
+    RC_ASSERT(!left_behind.contains(here));  // the ranks of a device are neighbours
+  }
+  if (!request.options.block_tokens.empty()) {
+    for (const auto& shard : plan.shards)
+      RC_ASSERT(shard.block_tokens == request.options.block_tokens[static_cast<std::size_t>(shard.rank)]);
+  }
   std::int64_t next = 0;
   std::int64_t passed = 0;
   RC_ASSERT(plan.ranks() == request.options.ranks);
