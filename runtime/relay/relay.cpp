@@ -79,6 +79,8 @@ void relay::coordinator_said_this(const place_blocks& command) {
 // ---- what other processes say ----
 
 void relay::received(const std::string& from, message&& m) {
+  // What was damaged on its way is neither taken nor acknowledged, and so comes again.
+  if (m.payload && !is_intact(*m.payload)) return;
   switch (m.kind) {
     case message_kind::put:
     case message_kind::forward: return take(from, m);

@@ -29,8 +29,7 @@ void copy_block(const block_key& key, const block& from, std::span<const std::sp
                 fmt::format("a block of {} bytes came where the plan says {}", from.bytes.size(), wanted),
                 describe(key));
   }
-  if (checksum_of(from.bytes) != from.checksum)
-    throw fault(fault_code::corruption, "the checksum does not match", describe(key));
+  if (!is_intact(from)) throw fault(fault_code::corruption, "the checksum does not match", describe(key));
   const std::byte* at = from.bytes.data();
   for (const auto& part : parts) {
     if (!part.empty()) std::memcpy(part.data(), at, part.size());

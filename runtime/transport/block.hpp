@@ -87,6 +87,7 @@ struct block {
 };
 
 std::uint64_t checksum_of(std::span<const std::byte> bytes);
+[[nodiscard]] inline bool is_intact(const block& b) { return checksum_of(b.bytes) == b.checksum; }
 
 /// Copies a block's bytes into `parts` one after another. Throws fault(corruption) when the lengths differ or the checksum does
 /// not match.

@@ -238,6 +238,8 @@ bool process_network::in_use(const std::string& address) const {
 // ---- what others say: the transport thread ----
 
 void process_network::received(const std::string& from, message&& m) {
+  // What was damaged on its way is neither taken nor acknowledged: it comes again, or is asked for again.
+  if (m.payload && !is_intact(*m.payload)) return;
   switch (m.kind) {
     case message_kind::direct: return received_direct(from, m);
     case message_kind::answer: return received_answer(m);
