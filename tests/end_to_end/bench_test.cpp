@@ -9,6 +9,7 @@
 
 #include "tests/end_to_end/baton_process.hpp"
 #include "tests/end_to_end/samples.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 namespace baton {

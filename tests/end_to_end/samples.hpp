@@ -7,6 +7,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/support/places.hpp"
+
 namespace baton {
 
 inline const std::filesystem::path source = BATON_SOURCE_DIR;

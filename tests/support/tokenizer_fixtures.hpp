@@ -12,6 +12,7 @@
 #include <rapidcheck.h>
 
 #include "runtime/model/tokenizer.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 namespace baton {

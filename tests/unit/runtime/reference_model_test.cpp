@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/places.hpp"
 #include "tests/support/reference_selection.hpp"
 #include "tests/support/temporary_directory.hpp"
 

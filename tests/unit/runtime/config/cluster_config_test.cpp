@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "kernels/fault.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 namespace baton {

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cpu/cpu_backend.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/reference_weights.hpp"
 #include "tests/support/temporary_directory.hpp"
 

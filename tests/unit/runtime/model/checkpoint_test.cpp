@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/fault.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 namespace baton {

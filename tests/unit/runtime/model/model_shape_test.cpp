@@ -14,6 +14,7 @@
 #include "kernels/fault.hpp"
 #include "runtime/device/model_weights.hpp"
 #include "runtime/model/checkpoint.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/temporary_directory.hpp"
 #include "tests/support/test_engine.hpp"
 

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/fault.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/tokenizer_fixtures.hpp"
 
 namespace baton {

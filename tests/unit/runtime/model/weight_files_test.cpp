@@ -12,6 +12,7 @@
 
 #include "kernels/fault.hpp"
 #include "runtime/model/checkpoint.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 namespace baton {

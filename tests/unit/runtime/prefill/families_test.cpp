@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/cuda_backend.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/reference_model.hpp"
 #include "tests/support/test_engine.hpp"
 

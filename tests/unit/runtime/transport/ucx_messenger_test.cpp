@@ -14,6 +14,7 @@
 #include "runtime/transport/message_header.hpp"
 #include "runtime/transport/ucx_worker.hpp"
 #include "tests/support/peer_process.hpp"
+#include "tests/support/places.hpp"
 
 namespace baton {
 namespace {
