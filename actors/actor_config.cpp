@@ -40,8 +40,13 @@ coordinator_address parse_coordinator_address(const std::string& text) {
               "--coordinator");
 }
 
+bool sleep_for(std::chrono::milliseconds time) {
+  std::this_thread::sleep_for(time);
+  return true;
+}
+
 coordinator_actor connect(caf::actor_system& system, const coordinator_address& where,
-                          std::chrono::milliseconds patience) {
+                          std::chrono::milliseconds patience, const pause_function& pause) {
   const auto deadline = std::chrono::steady_clock::now() + patience;
   for (;;) {
     auto found = system.middleman().remote_actor<coordinator_actor>(where.host, where.port);
@@ -52,7 +57,9 @@ coordinator_actor connect(caf::actor_system& system, const coordinator_address& 
           fmt::format("no coordinator answered within {} ms ({})", patience.count(), system.render(found.error())),
           fmt::format("{}:{}", where.host, where.port));
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    if (!pause(std::chrono::milliseconds(50)))
+      throw fault(fault_code::cancelled, "stopped while it looked for the coordinator",
+                  fmt::format("{}:{}", where.host, where.port));
   }
 }
 

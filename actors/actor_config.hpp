@@ -1,6 +1,8 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 
 #include <caf/all.hpp>
 
@@ -28,8 +30,12 @@ struct coordinator_address {
 };
 coordinator_address parse_coordinator_address(const std::string& text);
 
-/// The coordinator of another process; tries until it is there. Throws fault(deadline).
+/// Waits between two attempts; false: give up.
+using pause_function = std::function<bool(std::chrono::milliseconds)>;
+bool sleep_for(std::chrono::milliseconds time);
+
+/// The coordinator of another process; tries until it is there. Throws fault(deadline), or fault(cancelled) where `pause` gives up.
 coordinator_actor connect(caf::actor_system& system, const coordinator_address& where,
-                          std::chrono::milliseconds patience);
+                          std::chrono::milliseconds patience, const pause_function& pause = sleep_for);
 
 }  // namespace baton::actors

@@ -16,11 +16,14 @@ Examples:
   cat report.txt | baton run --config configs/quickstart.yaml --document - --question "Who signed it?" --compare full
   baton plan --config configs/quickstart.yaml --document report.txt --question "Who signed it?" --ranks 4)";
 
+constexpr auto submit_examples = R"(
+Examples:
+  baton submit --config configs/service.yaml --document report.txt --question "Who signed it?"
+  JOB=$(baton submit --config configs/service.yaml --document report.txt --question "Who signed it?" --detach)
+  baton wait --config configs/service.yaml $JOB)";
+
+/// What a job is asked to be.
 void add_job_options(CLI::App& app, run_options& o) {
-  app.add_option("--config", o.config, "YAML file: model, job defaults, nodes and devices")
-      ->required()
-      ->type_name("FILE");
-  app.add_option("--model", o.model, "checkpoint directory in place of the file's")->type_name("DIR");
   auto* document =
       app.add_option("--document", o.document, "UTF-8 text to prefill; - reads standard input")->type_name("FILE|-");
   auto* question = app.add_option("--question", o.question, "what to ask about it")->type_name("TEXT");
@@ -42,20 +45,50 @@ void add_job_options(CLI::App& app, run_options& o) {
       ->type_name("B");
   app.add_option("--compressor", o.compressor, "auto, retaining_heads, query_key, recent or random")->type_name("C");
   app.add_option("--compressor-seed", o.compressor_seed, "of the random compressor")->type_name("N");
-  app.add_option("--precision", o.precision, "bf16, or fp32 to verify")->type_name("P");
   app.add_option("--max-new-tokens", o.max_new_tokens, "the longest answer")->type_name("N");
   app.add_option("--temperature", o.temperature, "0 is greedy")->type_name("T");
   app.add_option("--top-p", o.top_p, "nucleus of the sampling")->type_name("P");
   app.add_option("--seed", o.seed, "of the sampling")->type_name("N");
+}
+
+/// The same, and what computes it.
+void add_run_options(CLI::App& app, run_options& o) {
+  app.add_option("--config", o.config, "YAML file: model, job defaults, nodes and devices")
+      ->required()
+      ->type_name("FILE");
+  app.add_option("--model", o.model, "checkpoint directory in place of the file's")->type_name("DIR");
+  add_job_options(app, o);
+  app.add_option("--precision", o.precision, "bf16, or fp32 to verify")->type_name("P");
   app.add_option("--threads", o.threads, "of each CPU device, in place of the file's")->type_name("N");
   app.add_option("--json", o.json, "writes the result there")->type_name("FILE");
   app.footer(run_examples);
 }
 
+constexpr auto cluster_group = "A cluster that stays (docs/jobs.md)";
+
 void add_process_options(CLI::App& app, process_options& o) {
-  app.group("Processes of a cluster (baton run starts them)");
-  app.add_option("--config", o.config, "YAML file; - reads standard input")->required()->type_name("FILE|-");
-  app.add_option("--coordinator", o.coordinator, "where it listens")->required()->type_name("HOST:PORT");
+  app.group(cluster_group);
+  app.add_option("--config", o.config, "YAML file, the same for all; - reads standard input")
+      ->required()
+      ->type_name("FILE|-");
+}
+
+void add_coordinator_option(CLI::App& app, process_options& o) {
+  app.add_option("--coordinator", o.coordinator, "where it listens, in place of the file's coordinator")
+      ->type_name("HOST:PORT");
+}
+
+CLI::App* add_client_command(CLI::App& app, const std::string& name, const std::string& description,
+                             client_options& o) {
+  auto* command = app.add_subcommand(name, description);
+  command->group(cluster_group);
+  command->add_option("--config", o.config, "the cluster's YAML file")->required()->type_name("FILE");
+  return command;
+}
+
+void add_result_options(CLI::App& app, client_options& o) {
+  app.add_option("--json", o.json, "writes the result there")->type_name("FILE");
+  app.add_flag("--quiet", o.quiet, "prints the answer and nothing else");
 }
 
 }  // namespace
@@ -67,7 +100,7 @@ command_line parse_command_line(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_help_all_flag("--help-all", "help of all commands");
   auto* run = app.add_subcommand("run", "prefill a document, answer a question, print what each rank did");
-  add_job_options(*run, line.run);
+  add_run_options(*run, line.run);
   run->add_option("--compare", line.run.compare, "runs this strategy too, and prints both answers and the ratio")
       ->type_name("STRATEGY");
   run->add_option("--dump", line.run.dump, "writes the first answer token's logits and the chosen units there")
@@ -76,7 +109,7 @@ command_line parse_command_line(int argc, char** argv) {
       ->type_name("FILE.json");
   run->add_flag("--quiet", line.run.quiet, "prints the answer and nothing else");
   auto* plan = app.add_subcommand("plan", "print blocks, devices, memory, messages and bytes of a job; run nothing");
-  add_job_options(*plan, line.run);
+  add_run_options(*plan, line.run);
   plan->add_flag("--predict", line.run.predict, "also say how long the prefill would take; measures the device once");
   auto* inspect = app.add_subcommand(
       "inspect", "print what a checkpoint directory holds, what it takes, and whether it can be run");
@@ -103,13 +136,42 @@ command_line parse_command_line(int argc, char** argv) {
       "\nExamples:\n  source <(baton completions bash)\n  baton completions fish > "
       "~/.config/fish/completions/baton.fish");
   auto* version = app.add_subcommand("version", "print the version and what this machine offers");
+  auto* coordinator =
+      app.add_subcommand("coordinator", "be the coordinator: take jobs, keep them in the journal, have them computed");
+  add_process_options(*coordinator, line.process);
   auto* node = app.add_subcommand("node", "be a node agent: hold the node's KV relay, start a worker for each device");
   add_process_options(*node, line.process);
+  add_coordinator_option(*node, line.process);
   node->add_option("--name", line.process.node, "the node's name in the file")->required()->type_name("NAME");
-  auto* worker = app.add_subcommand("worker", "be the rank worker of one device");
+  auto* worker = app.add_subcommand("worker", "be the rank worker of one device; the node agent starts it");
   add_process_options(*worker, line.process);
+  add_coordinator_option(*worker, line.process);
   worker->add_option("--node", line.process.node, "its node's name in the file")->required()->type_name("NAME");
   worker->add_option("--device", line.process.device, "its name in the file")->required()->type_name("NAME");
+  auto* submit = add_client_command(app, "submit", "ask a cluster for a job and follow it", line.client);
+  add_job_options(*submit, line.run);
+  submit->add_option("--dump", line.run.dump, "writes the first answer token's logits and the chosen units there")
+      ->type_name("FILE.safetensors");
+  submit->add_option("--trace", line.run.trace, "writes what each rank did when, for https://ui.perfetto.dev")
+      ->type_name("FILE.json");
+  submit->add_flag("--detach", line.client.detach, "prints the job's number and leaves it; baton wait gets the result");
+  submit
+      ->add_option("--request-id", line.client.request_id,
+                   "a name of your own: asked twice with it, it is the same job")
+      ->type_name("NAME");
+  add_result_options(*submit, line.client);
+  submit->footer(submit_examples);
+  auto* wait =
+      add_client_command(app, "wait", "follow a job to its end, or get the result of one that has ended", line.client);
+  wait->add_option("JOB", line.client.job, "its number")->required();
+  add_result_options(*wait, line.client);
+  auto* cancel = add_client_command(app, "cancel", "stop a job", line.client);
+  cancel->add_option("JOB", line.client.job, "its number")->required();
+  auto* jobs = add_client_command(app, "jobs", "list jobs, the newest first", line.client);
+  jobs->add_flag("--json", line.client.as_json, "prints JSON");
+  auto* status = add_client_command(app, "status", "print who is there and what everybody does", line.client);
+  status->add_flag("--json", line.client.as_json, "prints JSON");
+  auto* top = add_client_command(app, "top", "watch nodes, devices and jobs", line.client);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -128,6 +190,14 @@ command_line parse_command_line(int argc, char** argv) {
   if (*check) line.command = command_kind::check_config;
   if (*version) line.command = command_kind::version;
   if (line.bench.what != bench_options::kind::none) line.command = command_kind::bench;
+  if (*coordinator) line.command = command_kind::coordinator;
+  if (*submit) line.command = command_kind::submit;
+  if (*wait) line.command = command_kind::wait;
+  if (*cancel) line.command = command_kind::cancel;
+  if (*jobs) line.command = command_kind::jobs;
+  if (*status) line.command = command_kind::status;
+  if (*top) line.command = command_kind::top;
+  if (*submit) line.run.config = line.client.config;
   if (*node) line.command = command_kind::node;
   if (*worker) line.command = command_kind::worker;
   return line;

@@ -49,14 +49,43 @@ struct inspect_options {
   std::optional<std::filesystem::path> json;
 };
 
-enum class command_kind : std::uint8_t { none, run, plan, inspect, check_config, version, node, worker, bench };
+/// What is asked of a cluster that runs, as typed.
+struct client_options {
+  std::filesystem::path config;
+  std::uint64_t job = 0;                      ///< of `wait` and `cancel`
+  bool as_json = false;                       ///< of `status` and `jobs`
+  bool detach = false;                        ///< of `submit`
+  std::optional<std::string> request_id;      ///< of `submit`
+  std::optional<std::filesystem::path> json;  ///< of `submit` and `wait`
+  bool quiet = false;                         ///< the same
+};
+
+enum class command_kind : std::uint8_t {
+  none,
+  run,
+  plan,
+  inspect,
+  check_config,
+  version,
+  coordinator,
+  node,
+  worker,
+  submit,
+  wait,
+  cancel,
+  jobs,
+  status,
+  top,
+  bench
+};
 
 struct command_line {
   command_kind command = command_kind::none;
   run_options run;
   inspect_options inspect;
   std::filesystem::path config_to_check;
-  process_options process;  ///< of `node` and `worker`
+  process_options process;  ///< of `coordinator`, `node` and `worker`
+  client_options client;
   bench_options bench;
   /// Set where parsing has ended the program: --help, or a usage error already told on standard error.
   std::optional<int> exit_code;

@@ -1,15 +1,18 @@
 #include "actors/coordinator.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "actors/guard.hpp"
+#include "actors/job_client.hpp"
 #include "runtime/plan/plan_costs.hpp"
 #include "runtime/wire/codec.hpp"
 
 namespace baton::actors {
 
 coordinator_state::coordinator_state(coordinator_actor::pointer self, const coordinator_options& options)
-    : self_(self), tick_(options.tick), logic_(options.model, options.limits, options.declared) {
+    : self_(self), tick_(options.tick), logic_(options.model, options.limits, options.declared, options.store) {
   const turn now(self);
   self_->set_down_handler([this](caf::down_msg& down) {
     guard(self_, [&] {
@@ -140,6 +143,8 @@ void coordinator_state::act() {
         self_->send(to->second, relay_command_bytes{encode(r->command)});
     } else if (const auto* gone = std::get_if<dismiss>(&action)) {
       dismiss_peer(gone->peer);
+    } else if (const auto* trouble = std::get_if<complain>(&action)) {
+      fmt::print(stderr, "baton: coordinator: {}\n", trouble->what);
     } else if (const auto* c = std::get_if<to_client>(&action)) {
       if (const auto to = clients_.find(c->client); to != clients_.end())
         self_->send(to->second, client_update_bytes{encode(c->update)});
@@ -157,6 +162,7 @@ void coordinator_state::dismiss_peer(peer_id id) {
   };
   end(workers_);
   end(relays_);
+  end(clients_);
 }
 
 double coordinator_state::now_s() const {
@@ -165,13 +171,17 @@ double coordinator_state::now_s() const {
 
 coordinator_options coordinator_options_of(const cluster_config& config, const checkpoint& model) {
   coordinator_options options;
-  options.model = {model.config().max_positions, model.config().vocabulary, model.has_retaining_heads(),
+  const std::int64_t positions = model.config().max_positions;
+  options.model = {config.positions_max > 0 ? std::min(config.positions_max, positions) : positions,
+                   model.config().vocabulary, model.has_retaining_heads(),
                    shape_of(model.config(), config.model.precision)};
   options.limits = {.silence_s = config.timeouts.silence_ms / 1000.0,
                     .stuck_s = config.timeouts.exchange_ms / 1000.0,
                     .tick_s = config.timeouts.progress_ms / 1000.0,
                     .replays_max = config.recovery.replays,
-                    .replacement_s = config.recovery.replacement_ms / 1000.0};
+                    .replacement_s = config.recovery.replacement_ms / 1000.0,
+                    .client_silence_s = config.timeouts.client_ms / 1000.0,
+                    .outbox = {.credit = job_client::first_credit}};
   for (const auto& node : config.nodes) {
     for (const auto& device : node.devices) options.declared.emplace_back(node.name, device.name);
   }

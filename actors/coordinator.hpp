@@ -14,6 +14,7 @@ struct coordinator_options {
   coordinator_limits limits;
   std::vector<std::pair<std::string, std::string>> declared;  ///< node and name of each device, in their order
   std::chrono::milliseconds tick{100};
+  job_store* store = nullptr;  ///< outlives the actor; null: jobs are kept in memory
 };
 
 /// Gives coordinator_logic its messages and carries out its actions. Monitors every peer; a peer whose bytes cannot be read is
@@ -42,7 +43,7 @@ class coordinator_state {
   /// The peer that sent the message in hand; 0 for strangers.
   peer_id sender(peer_kind kind);
   void lost(const caf::actor_addr& who, const std::string& why);
-  /// Tells a worker or relay that was given up to end, and hears it no more.
+  /// Tells a peer that was given up to end, and hears it no more.
   void dismiss_peer(peer_id id);
   void act();
   [[nodiscard]] double now_s() const;

@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <utility>
 
 #include "actors/guard.hpp"
 #include "runtime/wire/codec.hpp"
@@ -18,10 +19,11 @@ class job_client::inbox {
     }
     moved_.notify_one();
   }
+  /// The first reason stays.
   void close(const std::string& why) {
     {
       const std::lock_guard lock(mutex_);
-      closed_ = why;
+      if (!closed_) closed_ = why;
     }
     moved_.notify_one();
   }
@@ -52,6 +54,8 @@ job_client::job_client(caf::actor_system& system, const coordinator_actor& coord
       box->close("it is gone: " + self->system().render(down.reason));
       self->quit(down.reason);
     });
+    self->attach_functor([box](const caf::error&) { box->close("it has dropped this client"); });
+    self->send(self, tick_atom::value);
     return {
         [self, box](const client_update_bytes& m) {
           guard(self, [&] {
@@ -62,6 +66,10 @@ job_client::job_client(caf::actor_system& system, const coordinator_actor& coord
               throw;
             }
           });
+        },
+        [self, coordinator](tick_atom) {
+          self->delayed_send(self, std::chrono::milliseconds(500), tick_atom::value);
+          self->send(coordinator, client_actor(self), client_request_bytes{encode(client_request(client_alive{}))});
         },
     };
   });
@@ -85,10 +93,14 @@ void job_client::submit(submit_job request, std::span<const std::int32_t> docume
   }
 }
 
-void job_client::cancel(job_id job) {
-  caf::anon_send(coordinator_, self_, client_request_bytes{encode(client_request(cancel_job{job}))});
+void job_client::ask(const client_request& request) {
+  caf::anon_send(coordinator_, self_, client_request_bytes{encode(request)});
 }
 
-std::optional<client_update> job_client::next(std::chrono::milliseconds patience) { return inbox_->take(patience); }
+std::optional<client_update> job_client::next(std::chrono::milliseconds patience) {
+  auto update = inbox_->take(patience);
+  if (update && ++read_ == first_credit / 4) ask(grant_updates{std::exchange(read_, 0)});
+  return update;
+}
 
 }  // namespace baton::actors

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "actors/bench_command.hpp"
+#include "actors/client_commands.hpp"
 #include "actors/command_line.hpp"
 #include "actors/inspect_command.hpp"
 #include "actors/process_commands.hpp"
@@ -52,6 +53,13 @@ int main(int argc, char** argv) {
       case baton::command_kind::inspect: return baton::inspect_command(line.inspect);
       case baton::command_kind::check_config: return check_config(line.config_to_check);
       case baton::command_kind::version: return version();
+      case baton::command_kind::coordinator: return baton::coordinator_main(line.process);
+      case baton::command_kind::submit: return baton::submit_command(line.run, line.client);
+      case baton::command_kind::wait: return baton::wait_command(line.client);
+      case baton::command_kind::cancel: return baton::cancel_command(line.client);
+      case baton::command_kind::jobs: return baton::jobs_command(line.client);
+      case baton::command_kind::status: return baton::status_command(line.client);
+      case baton::command_kind::top: return baton::top_command(line.client);
       case baton::command_kind::node: return baton::node_agent_main(line.process);
       case baton::command_kind::worker: return baton::rank_worker_main(line.process);
       case baton::command_kind::bench: return baton::bench_command(line.bench);

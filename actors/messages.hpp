@@ -67,7 +67,7 @@ using worker_actor =
     caf::typed_actor<caf::reacts_to<worker_command_bytes>, caf::reacts_to<device_atom>, caf::reacts_to<tick_atom>>;
 using relay_actor =
     caf::typed_actor<caf::reacts_to<relay_command_bytes>, caf::reacts_to<report_atom>, caf::reacts_to<tick_atom>>;
-using client_actor = caf::typed_actor<caf::reacts_to<client_update_bytes>>;
+using client_actor = caf::typed_actor<caf::reacts_to<client_update_bytes>, caf::reacts_to<tick_atom>>;
 /// A peer joins with its first message and a handle to answer it; the coordinator monitors it from then on.
 using coordinator_actor =
     caf::typed_actor<caf::reacts_to<worker_actor, worker_report_bytes>, caf::reacts_to<worker_report_bytes>,

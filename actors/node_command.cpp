@@ -8,15 +8,17 @@
 #include "actors/process_commands.hpp"
 #include "actors/process_end.hpp"
 #include "actors/relay.hpp"
+#include "actors/worker_processes.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/config/cluster_config.hpp"
-#include "runtime/process/child_process.hpp"
 #include "runtime/transport/ucx_messenger.hpp"
 
 namespace baton {
 namespace {
 
 using actors::event_inbox;
+using actors::process_end;
+using clock = worker_processes::clock;
 
 const node_config& node_of(const cluster_config& config, const std::string& name) {
   const auto found = std::ranges::find(config.nodes, name, &node_config::name);
@@ -25,89 +27,65 @@ const node_config& node_of(const cluster_config& config, const std::string& name
   return *found;
 }
 
-struct worker_process {
-  std::string device;
-  child_process process;
-  bool told = false;  ///< the coordinator has been told of its end
-};
-
-/// The worker processes of a node.
-class worker_processes {
- public:
-  worker_processes(const cluster_config& config, const node_config& node, const std::string& coordinator)
-      : patience_(config.timeouts.shutdown_ms * 3 / 4) {
-    const auto description = describe(config);
-    for (const auto& device : node.devices) {
-      workers_.push_back({device.name, child_process(this_program(),
-                                                     {"worker", "--config", "-", "--node", node.name, "--device",
-                                                      device.name, "--coordinator", coordinator},
-                                                     description, child_process::group::parents)});
-    }
-  }
-
-  [[nodiscard]] std::vector<int> descriptors() const {
-    std::vector<int> all;
-    for (const auto& worker : workers_) {
-      if (!worker.told) all.push_back(worker.process.descriptor());
-    }
-    return all;
-  }
-
-  /// Those that have ended since the last call.
-  [[nodiscard]] std::vector<worker_ended> take_ended() {
-    std::vector<worker_ended> all;
-    for (auto& worker : workers_) {
-      if (worker.told) continue;
-      if (const auto status = worker.process.ended()) {
-        worker.told = true;
-        all.push_back({worker.device, describe_exit(*status)});
-      }
-    }
-    return all;
-  }
-
-  /// Ends them all; false if one of them did not end as it should.
-  [[nodiscard]] bool end() {
-    const auto deadline = std::chrono::steady_clock::now() + patience_;
-    bool well = true;
-    for (auto& worker : workers_) worker.process.ask_to_end();
-    for (auto& worker : workers_) {
-      if (!worker.process.wait_until(deadline)) worker.process.kill();
-      if (!worker.told) well = well && *worker.process.ended() == 0;
-    }
-    return well;
-  }
-
- private:
-  const std::chrono::milliseconds patience_;
-  std::vector<worker_process> workers_;
-};
-
-int run_node(const process_options& options) {
-  const actors::process_end end;
-  const auto config = load_cluster_config(options.config);
-  const auto& node = node_of(config, options.node);
-  const auto where = actors::parse_coordinator_address(options.coordinator);
-
+/// Serves one coordinator as long as that lives: all that belongs to it goes with it. False: this process was asked to end.
+bool serve(const cluster_config& config, const node_config& node, const actors::coordinator_address& where,
+           std::chrono::milliseconds patience, worker_processes& workers, const process_end& end) {
   ucx_options links;
   links.delay = std::chrono::milliseconds(config.links.delay_ms);
   const auto blocks = make_ucx_messenger(links);
   event_inbox<relay_report> reports;
   relay_log log(actors::log_options_of(node.relay));
   relay the_relay(node.name, log, blocks.get(), [&](relay_report report) { reports.put(std::move(report)); });
-  worker_processes workers(config, node, options.coordinator);
-  {
-    actors::actor_config settings(actors::actor_config::reach::network);
-    caf::actor_system system(settings);
-    actors::close_side_doors(system);
-    const auto in_front = actors::spawn_relay(
-        system, actors::connect(system, where, std::chrono::milliseconds(config.timeouts.startup_ms)), the_relay,
-        reports, std::chrono::milliseconds(config.timeouts.progress_ms));
-    end.watch(in_front);
-    while (end.wait_for(workers.descriptors())) {
-      for (auto& gone : workers.take_ended()) reports.put(std::move(gone));
-    }
-    caf::anon_send_exit(in_front, caf::exit_reason::user_shutdown);
+  actors::actor_config settings(actors::actor_config::reach::network);
+  caf::actor_system system(settings);
+  actors::close_side_doors(system);
+
+  // One look at the workers, at most so long; what has happened meanwhile.
+  const auto look_after_workers = [&](std::optional<std::chrono::milliseconds> at_most) {
+    auto time = workers.until_restart(clock::now());
+    if (at_most) time = time ? std::min(*time, *at_most) : *at_most;
+    const auto woken = end.wait_for(workers.descriptors(), time);
+    for (auto& gone : workers.take_ended(clock::now())) reports.put(std::move(gone));
+    workers.restart_due(clock::now());
+    return woken;
+  };
+
+  std::optional<actors::coordinator_actor> coordinator;
+  try {
+    coordinator = actors::connect(system, where, patience, [&](std::chrono::milliseconds time) {
+      return look_after_workers(time) != process_end::woken::signal;
+    });
+  } catch (const fault& why) {
+    if (why.code() != fault_code::cancelled) throw;
+    return false;
+  }
+  const auto in_front = actors::spawn_relay(system, *coordinator, the_relay, reports,
+                                            std::chrono::milliseconds(config.timeouts.progress_ms));
+  coordinator.reset();
+  end.watch(in_front);
+  auto woken = process_end::woken::time;
+  while (woken == process_end::woken::time || woken == process_end::woken::descriptor) woken = look_after_workers({});
+  caf::anon_send_exit(in_front, caf::exit_reason::user_shutdown);
+  return woken == process_end::woken::actor;
+}
+
+int run_node(const process_options& options) {
+  const process_end end;
+  auto config = load_cluster_config(options.config);
+  config.processes = process_layout::per_device;
+  const auto& node = node_of(config, options.node);
+  check_stays(config);
+  const auto where = coordinator_of(config, options.coordinator);
+  const auto& timeouts = config.timeouts;
+  const bool stays = timeouts.reconnect_ms > 0;
+  const std::chrono::milliseconds patience(std::max(timeouts.startup_ms, timeouts.reconnect_ms));
+
+  worker_processes workers(config, node, fmt::format("{}:{}", where.host, where.port));
+  while (serve(config, node, where, patience, workers, end) && stays) {
+    fmt::print(stderr, "baton: node {}: the coordinator is gone; looking for it at {}:{}\n", node.name, where.host,
+               where.port);
+    // Also where it is there, and has only given this node up: not in a tight loop.
+    if (end.wait_for({}, std::chrono::milliseconds(200)) == process_end::woken::signal) break;
   }
   return workers.end() ? 0 : 1;
 }

@@ -21,6 +21,7 @@ std::string description_for_processes(cluster_config config, std::span<const std
     config.job.ranks = 1;
     config.job.block_tokens.clear();
   }
+  config.timeouts.reconnect_ms = 0;  // they end with this process
   std::size_t next = 0;
   for (auto& node : config.nodes) {
     for (auto& device : node.devices) device.memory_bytes = arena_bytes[next++];

@@ -29,13 +29,21 @@ process_end::~process_end() {
   close(actors_);
 }
 
-bool process_end::wait_for(const std::vector<int>& descriptors) const {
+process_end::woken process_end::wait_for(const std::vector<int>& descriptors,
+                                         std::optional<std::chrono::milliseconds> patience) const {
   std::vector<pollfd> all{{signals_, POLLIN, 0}, {actors_, POLLIN, 0}};
   for (const int descriptor : descriptors) all.push_back({descriptor, POLLIN, 0});
-  while (poll(all.data(), all.size(), -1) < 0 && errno == EINTR) {
+  while (poll(all.data(), all.size(), patience ? static_cast<int>(patience->count()) : -1) < 0 && errno == EINTR) {
   }
-  return std::ranges::any_of(all.begin() + 2, all.end(), [](const pollfd& one) { return one.revents != 0; }) &&
-         all[0].revents == 0 && all[1].revents == 0;
+  if (all[0].revents != 0) return woken::signal;
+  if (all[1].revents != 0) {
+    std::uint64_t count = 0;
+    static_cast<void>(!read(actors_, &count, sizeof count));
+    return woken::actor;
+  }
+  const bool readable =
+      std::ranges::any_of(all.begin() + 2, all.end(), [](const pollfd& one) { return one.revents != 0; });
+  return readable ? woken::descriptor : woken::time;
 }
 
 void process_end::watch_actor(caf::abstract_actor& who) const {

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include <caf/all.hpp>
@@ -23,8 +25,15 @@ class process_end {
     watch_actor(*caf::actor_cast<caf::abstract_actor*>(who));
   }
 
-  /// Sleeps until one of `descriptors` is readable (true), or a signal has come or a watched actor has ended (false).
-  [[nodiscard]] bool wait_for(const std::vector<int>& descriptors) const;
+  enum class woken : std::uint8_t {
+    signal,      ///< one that asks this process to end; told again by every further call
+    actor,       ///< a watched actor has ended; told once
+    descriptor,  ///< one of them is readable
+    time,        ///< nothing of this
+  };
+  /// Sleeps until one of these has happened, of several the first.
+  [[nodiscard]] woken wait_for(const std::vector<int>& descriptors,
+                               std::optional<std::chrono::milliseconds> patience = {}) const;
 
  private:
   void watch_actor(caf::abstract_actor& who) const;

@@ -26,9 +26,9 @@ relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coor
             for (const auto& report : reports.take()) self->send(coordinator, relay_report_bytes{encode(report)});
           });
         },
-        [self, coordinator, progress](tick_atom) {
+        [self, coordinator, progress, &what](tick_atom) {
           self->delayed_send(self, progress, tick_atom::value);
-          self->send(coordinator, relay_report_bytes{encode(relay_report(relay_alive{}))});
+          self->send(coordinator, relay_report_bytes{encode(relay_report(relay_alive{what.log().held().bytes}))});
         },
     };
   });

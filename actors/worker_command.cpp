@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -7,47 +8,85 @@
 #include "actors/process_commands.hpp"
 #include "actors/process_end.hpp"
 #include "kernels/fault.hpp"
+#include "runtime/process/child_process.hpp"
 #include "runtime/transport/process_network.hpp"
 #include "runtime/transport/ucx_messenger.hpp"
 
 namespace baton {
 namespace {
 
+using actors::process_end;
+
+/// What a worker process is made of, whichever coordinator it serves.
+struct worker_parts {
+  const cluster_config& config;
+  const process_end& end;
+  std::vector<int> ends_with;  ///< readable when its agent has ended
+  actors::worker_options options;
+};
+
+/// Serves one coordinator as long as that lives: all shards and blocks go with it, the weights stay. False: this process is to end.
+bool serve(const worker_parts& worker, const actors::coordinator_address& where, std::chrono::milliseconds patience) {
+  ucx_options links;
+  links.delay = std::chrono::milliseconds(worker.config.links.delay_ms);
+  const auto blocks = make_ucx_messenger(links);
+  process_network network(*blocks);
+  auto options = worker.options;
+  options.address = blocks->address();
+  actors::actor_config settings(actors::actor_config::reach::network);
+  caf::actor_system system(settings);
+  actors::close_side_doors(system);
+  const auto goes_on = [](process_end::woken woken) {
+    return woken == process_end::woken::time || woken == process_end::woken::actor;
+  };
+  std::optional<actors::worker_actor> in_front;
+  try {
+    const auto coordinator = actors::connect(system, where, patience, [&](std::chrono::milliseconds time) {
+      return goes_on(worker.end.wait_for(worker.ends_with, time));
+    });
+    in_front = actors::spawn_worker(system, coordinator, options, network.make_endpoint());
+  } catch (const fault& why) {
+    if (why.code() != fault_code::cancelled) throw;
+    return false;
+  }
+  worker.end.watch(*in_front);
+  const auto woken = worker.end.wait_for(worker.ends_with);
+  caf::anon_send_exit(*in_front, caf::exit_reason::user_shutdown);
+  in_front.reset();
+  return goes_on(woken);
+}
+
 int run_worker(const process_options& options) {
-  const actors::process_end end;
+  const process_end end;
   const auto config = load_cluster_config(options.config);
-  const auto where = actors::parse_coordinator_address(options.coordinator);
+  const auto where = coordinator_of(config, options.coordinator);
   const auto node = std::ranges::find(config.nodes, options.node, &node_config::name);
   if (node == config.nodes.end())
     throw fault(fault_code::bad_input, "no such node in " + config.source_file.string(), "--node " + options.node);
   const auto device = std::ranges::find(node->devices, options.device, &device_config::name);
   if (device == node->devices.end())
     throw fault(fault_code::bad_input, "no such device on node " + node->name, "--device " + options.device);
-  if (device->memory_bytes == 0 || config.positions_max == 0) {
-    throw fault(fault_code::bad_input, "a worker process must be told its memory and limits.positions_max, not auto",
+  if (device->memory_bytes == 0) {
+    throw fault(fault_code::bad_input, "a worker process must be told its memory, not auto",
                 config.source_file.string());
   }
+  const bool stays = config.timeouts.reconnect_ms > 0;
+  std::optional<parent_process> agent;
+  if (stays) agent.emplace();
 
   const auto kernels = actors::make_backend(config.model, *device);
-  const model_weights weights(*kernels, checkpoint::open(config.model.directory));
-  ucx_options links;
-  links.delay = std::chrono::milliseconds(config.links.delay_ms);
-  const auto blocks = make_ucx_messenger(links);
-  process_network network(*blocks);
-
-  auto worker = actors::worker_options_of(config, *node, *device, device->memory_bytes, config.positions_max);
-  worker.kernels = kernels.get();
-  worker.weights = &weights;
-  worker.address = blocks->address();
-  actors::actor_config settings(actors::actor_config::reach::network);
-  caf::actor_system system(settings);
-  actors::close_side_doors(system);
-  const auto in_front = actors::spawn_worker(
-      system, actors::connect(system, where, std::chrono::milliseconds(config.timeouts.startup_ms)), worker,
-      network.make_endpoint());
-  end.watch(in_front);
-  static_cast<void>(end.wait_for({}));
-  caf::anon_send_exit(in_front, caf::exit_reason::user_shutdown);
+  const auto model = checkpoint::open(config.model.directory);
+  const model_weights weights(*kernels, model);
+  const std::int64_t positions = config.positions_max > 0 ? config.positions_max : model.config().max_positions;
+  worker_parts parts{
+      config, end, {}, actors::worker_options_of(config, *node, *device, device->memory_bytes, positions)};
+  parts.options.kernels = kernels.get();
+  parts.options.weights = &weights;
+  if (agent) parts.ends_with.push_back(agent->descriptor());
+  const std::chrono::milliseconds patience(std::max(config.timeouts.startup_ms, config.timeouts.reconnect_ms));
+  while (serve(parts, where, patience) && stays) {
+    if (end.wait_for(parts.ends_with, std::chrono::milliseconds(200)) != process_end::woken::time) break;
+  }
   return 0;
 }
 

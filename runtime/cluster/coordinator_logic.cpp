@@ -10,36 +10,82 @@ namespace {
 
 std::string place_of(const worker_ready& who) { return fmt::format("{}/{}", who.node, who.device); }
 
+/// A worker's report as clients are told it: with the number by which they know the job.
+template <class Report>
+Report named(Report report, job_id job) {
+  report.job = job;
+  return report;
+}
+
 }  // namespace
 
+coordinator_logic::coordinator_logic(served_model model, const coordinator_limits& limits,
+                                     std::vector<std::pair<std::string, std::string>> declared, job_store* store)
+    : model_(std::move(model)), limits_(limits), declared_(std::move(declared)), store_(store ? *store : memory_) {
+  for (auto& job : store_.unfinished())
+    queue_.push_back({.id = job.id, .asked = std::move(job.asked), .followers = {}});
+  last_run_ = store_.generation() << 32;
+  queue_moved_ = true;
+}
+
 void coordinator_logic::worker_joined(peer_id worker, const worker_ready& who, double now_s) {
+  now_s_ = now_s;
+  // There is one worker of a device: another one is what is left of a dead agent.
+  const auto older = std::ranges::find_if(workers_, [&](const auto& entry) {
+    return entry.first != worker && entry.second.who.node == who.node && entry.second.who.device == who.device;
+  });
+  if (older != workers_.end()) {
+    const peer_id id = older->first;
+    worker_lost(id, "another process has taken its place", now_s);
+    actions_.push_back(dismiss{id});
+  }
+  ++epoch_;
   workers_[worker] = {who, now_s};
   joined_.insert({who.node, who.device});
   recover_all(now_s);
+  queue_moved_ = true;
+  start_what_fits(now_s);
 }
 
 void coordinator_logic::worker_lost(peer_id worker, const std::string& why, double now_s) {
+  now_s_ = now_s;
   const auto found = workers_.find(worker);
   if (found == workers_.end()) return;
   const auto gone = found->second;
   workers_.erase(found);
+  ++epoch_;
+  queue_moved_ = true;
   std::vector<job_id> hit;
   for (const auto& [id, job] : jobs_) {
     if (std::ranges::any_of(job.ranks, [&](const rank_entry& r) { return r.worker == worker; })) hit.push_back(id);
   }
   for (const job_id id : hit) lose_ranks_of(*find(id), worker, gone, why, now_s);
+  start_what_fits(now_s);
 }
 
 void coordinator_logic::relay_joined(peer_id relay, const relay_ready& who, double now_s) {
+  now_s_ = now_s;
+  const auto older = std::ranges::find_if(
+      relays_, [&](const auto& entry) { return entry.first != relay && entry.second.who.node == who.node; });
+  if (older != relays_.end()) {
+    const peer_id id = older->first;
+    relay_lost(id, "another process has taken its place", now_s);
+    actions_.push_back(dismiss{id});
+  }
+  ++epoch_;
   relays_[relay] = {who, now_s};
   recover_all(now_s);
+  queue_moved_ = true;
+  start_what_fits(now_s);
 }
 
 void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double now_s) {
+  now_s_ = now_s;
   const auto found = relays_.find(relay);
   if (found == relays_.end()) return;
   const std::string node = found->second.who.node;
   relays_.erase(found);
+  ++epoch_;
   std::vector<job_id> holding;
   for (auto& [id, job] : jobs_) {
     if (job.relays.erase(relay) > 0 && job.now > stage::reserving) holding.push_back(id);
@@ -60,124 +106,45 @@ void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double
     if (auto* job = find(id)) fence(*job, now_s);
   }
   recover_all(now_s);
+  start_what_fits(now_s);
 }
 
-void coordinator_logic::client_lost(peer_id client, double) {
-  std::vector<job_id> theirs;
-  for (const auto& [id, job] : jobs_) {
-    if (job.client == client) theirs.push_back(id);
-  }
-  for (const job_id id : theirs) fail(id, {fault_code::cancelled, "whoever asked is gone", {}});
-}
-
-// ---- submission ----
-
-void coordinator_logic::client_said(peer_id client, const client_request& request, double now_s) {
-  if (const auto* submit = std::get_if<submit_job>(&request)) {
-    submitted(client, *submit);
-  } else if (const auto* piece = std::get_if<submit_ids>(&request)) {
-    ids_came(client, *piece, now_s);
-  } else if (const auto* cancel = std::get_if<cancel_job>(&request)) {
-    const auto* job = find(cancel->job);
-    if (job && job->client == client) fail(cancel->job, {fault_code::cancelled, "cancelled", {}});
-  }
-}
-
-void coordinator_logic::submitted(peer_id client, const submit_job& request) {
-  const auto refuse = [&](const failure& why) {
-    actions_.push_back(to_client{client, job_refused{request.request_id, why}});
-  };
-  if (find(client, request.request_id))
-    return refuse({fault_code::bad_input, "the request is under way already", request.request_id});
-  if (request.document_tokens < 1) return refuse({fault_code::bad_input, "it is empty", "document"});
-  if (request.query_tokens < 1) return refuse({fault_code::bad_input, "it is empty", "question"});
-  if (request.document_tokens + request.query_tokens > model_.positions_max) {
-    return refuse({fault_code::bad_input,
-                   fmt::format("{} document and {} query tokens exceed {} positions", request.document_tokens,
-                               request.query_tokens, model_.positions_max),
-                   "document"});
-  }
-  const job_id id = ++last_job_;
-  auto& job = jobs_[id];
-  job.id = id;
-  job.client = client;
-  job.asked = request;
-}
-
-void coordinator_logic::ids_came(peer_id client, const submit_ids& piece, double now_s) {
-  auto* job = find(client, piece.request_id);
-  if (!job || job->now != stage::receiving) return;
-  const auto refuse = [&](const std::string& what) {
-    const auto id = job->id;
-    actions_.push_back(to_client{client, job_refused{piece.request_id, {fault_code::bad_input, what, "ids"}}});
-    jobs_.erase(id);
-  };
-  const auto total = static_cast<std::size_t>(job->asked.document_tokens + job->asked.query_tokens);
-  if (piece.first != static_cast<std::int64_t>(job->ids.size()) || job->ids.size() + piece.ids.size() > total) {
-    return refuse(fmt::format("a piece at {} of {} ids where {} of {} are there", piece.first, piece.ids.size(),
-                              job->ids.size(), total));
-  }
-  for (const std::int32_t token : piece.ids) {
-    if (token < 0 || token >= model_.vocabulary)
-      return refuse(fmt::format("token id {} is outside the vocabulary of {}", token, model_.vocabulary));
-  }
-  job->ids.insert(job->ids.end(), piece.ids.begin(), piece.ids.end());
-  if (job->ids.size() == total) admit(*job, now_s);
-}
-
-void coordinator_logic::admit(job_entry& job, double now_s) {
-  const auto refuse = [&](const failure& why) {
-    actions_.push_back(to_client{job.client, job_refused{job.asked.request_id, why}});
-    jobs_.erase(job.id);
-  };
-  try {
-    job.plan = make_job_plan({.document_tokens = job.asked.document_tokens,
-                              .query_tokens = job.asked.query_tokens,
-                              .system_tokens = job.asked.system_tokens,
-                              .positions_max = model_.positions_max,
-                              .has_retaining_heads = model_.has_retaining_heads,
-                              .options = job.asked.options},
-                             devices());
-  } catch (const fault& why) {
-    return refuse(failure_of(why));
-  }
-  for (const auto& shard : job.plan.shards) {
-    const auto worker = std::ranges::find_if(workers_, [&](const auto& entry) {
-      return entry.second.who.node == shard.node && entry.second.who.device == shard.device;
-    });
-    rank_entry rank;
-    rank.worker = worker->first;
-    rank.progress.job = job.id;
-    rank.progress.rank = shard.rank;
-    job.ranks.push_back(rank);
-  }
-  tell_client(job, job_accepted{job.asked.request_id, job.id, job.plan});
-  job.now = stage::reserving;
-  for (const auto& [id, relay] : relays_) {
-    if (std::ranges::any_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == relay.who.node; }))
-      ask_for_room(job, id);
-  }
-  if (job.relays_awaited.empty()) prepare_shards_of(job, now_s);
-}
+// ---- who takes part ----
 
 void coordinator_logic::ask_for_room(job_entry& job, peer_id relay) {
   // Each node's relay keeps every block that its own ranks send or read: at most all of them.
   std::vector<std::string> relays;
   for (const auto& shard : job.plan.shards) relays.push_back(relay_address(shard.node));
   job.relays_awaited.insert(relay);
-  actions_.push_back(to_relay{relay, reserve_log{job.id, relay_log_bytes(job.plan, model_.shape), std::move(relays)}});
+  actions_.push_back(to_relay{relay, reserve_log{job.run, job.log_bytes, std::move(relays)}});
 }
 
-std::vector<device_view> coordinator_logic::devices() const {
-  std::vector<device_view> all;
-  for (const auto& [id, worker] : workers_)
-    all.push_back({worker.who.node, worker.who.device, worker.who.kernel_class});
+std::vector<device_view> coordinator_logic::in_declared_order(std::vector<device_view> devices) const {
   // Never the order in which they happened to join: equal jobs get equal plans.
-  std::ranges::sort(all, {}, [&](const device_view& d) {
+  std::ranges::sort(devices, {}, [&](const device_view& d) {
     const auto place = std::pair(d.node, d.device);
     return std::pair(std::ranges::find(declared_, place) - declared_.begin(), place);
   });
-  return all;
+  return devices;
+}
+
+std::vector<device_view> coordinator_logic::devices_for(int ranks) const {
+  std::map<peer_id, int> load;
+  for (const auto& [run, job] : jobs_) {
+    for (const auto& rank : job.ranks) ++load[rank.worker];
+  }
+  std::map<std::pair<std::string, std::string>, int> busy;
+  std::vector<device_view> all;
+  for (const auto& [id, worker] : workers_) {
+    if (relay_of(worker.who.node) == 0) continue;
+    all.push_back({worker.who.node, worker.who.device, worker.who.kernel_class});
+    busy[{worker.who.node, worker.who.device}] = load[id];
+  }
+  all = in_declared_order(std::move(all));
+  if (ranks < 1 || all.size() <= static_cast<std::size_t>(ranks)) return all;
+  std::ranges::stable_sort(all, {}, [&](const device_view& d) { return busy.at({d.node, d.device}); });
+  all.resize(static_cast<std::size_t>(ranks));
+  return in_declared_order(std::move(all));
 }
 
 job_routes coordinator_logic::routes_of(const job_entry& job) const {
@@ -200,8 +167,12 @@ std::string coordinator_logic::relay_address(const std::string& node) const {
 }
 
 void coordinator_logic::relay_said(peer_id relay, const relay_report& report, double now_s) {
+  now_s_ = now_s;
   const auto known = relays_.find(relay);
-  if (known != relays_.end()) known->second.heard_s = now_s;
+  if (known != relays_.end()) {
+    known->second.heard_s = now_s;
+    if (const auto* alive = std::get_if<relay_alive>(&report)) known->second.log_bytes = alive->log_bytes;
+  }
   const std::string node = known == relays_.end() ? "?" : known->second.who.node;
   if (const auto* reserved = std::get_if<log_reserved>(&report)) {
     auto* job = find(reserved->job);
@@ -223,6 +194,7 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
       job->relays_without_room.insert(relay);
       return recover(*job, now_s);
     }
+    if (job && jobs_.size() > 1) return put_back(*job);
     fail(refused->job,
          {fault_code::out_of_memory,
           fmt::format(
@@ -236,13 +208,15 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
     fail(broken->job, why);
   } else if (const auto* ended = std::get_if<worker_ended>(&report)) {
     const auto worker = std::ranges::find_if(workers_, [&](const auto& entry) {
-      return entry.second.who.node == node && entry.second.who.device == ended->device;
+      const auto& who = entry.second.who;
+      return who.node == node && who.device == ended->device && (ended->pid == 0 || ended->pid == who.pid);
     });
     if (worker != workers_.end()) return worker_lost(worker->first, ended->how, now_s);
     // One that has joined and is gone already was noticed by its connection.
     if (!joined_.contains({node, ended->device}))
       trouble_ = fmt::format("the worker of {}/{} ended while it started: {}", node, ended->device, ended->how);
   }
+  start_what_fits(now_s);
 }
 
 // ---- prefill and answer ----
@@ -264,7 +238,7 @@ void coordinator_logic::assign(const job_entry& job, int rank) {
   for (const auto& [layer, attempt] : entry.held) held_layers.push_back(layer);
   auto routes = routes_of(job);
   routes.relay = relay_address(shard.node);
-  actions_.push_back(to_worker{worker, assign_shard{job.id, rank, job.plan, std::move(routes), job.asked.report_dump,
+  actions_.push_back(to_worker{worker, assign_shard{job.run, rank, job.plan, std::move(routes), job.asked.report_dump,
                                                     job.asked.report_trace, std::move(held_layers)}});
   const auto document = std::span(job.ids).first(static_cast<std::size_t>(job.asked.document_tokens));
   const auto tokens = tokens_of(shard, document, std::span(job.ids).subspan(document.size()));
@@ -273,7 +247,7 @@ void coordinator_logic::assign(const job_entry& job, int rank) {
     const auto at = tokens.ids.begin() + static_cast<std::ptrdiff_t>(first);
     actions_.push_back(to_worker{
         worker,
-        shard_ids{job.id, rank, static_cast<std::int64_t>(first), {at, at + static_cast<std::ptrdiff_t>(count)}}});
+        shard_ids{job.run, rank, static_cast<std::int64_t>(first), {at, at + static_cast<std::ptrdiff_t>(count)}}});
   }
 }
 
@@ -282,7 +256,7 @@ void coordinator_logic::start_prefill_of(job_entry& job, double now_s) {
   job.prefill_began_s = job.moved_s = now_s;
   for (const auto& shard : job.plan.shards) {
     const auto& rank = job.ranks[static_cast<std::size_t>(shard.rank)];
-    actions_.push_back(to_worker{rank.worker, start_shard{job.id, shard.rank}});
+    actions_.push_back(to_worker{rank.worker, start_shard{job.run, shard.rank}});
   }
 }
 
@@ -295,7 +269,7 @@ void coordinator_logic::start_answer_of(job_entry& job, double now_s) {
   } else {
     job.prefill_s = now_s - job.prefill_began_s;
     job.question_began_s = now_s;
-    tell_client(job, prefill_finished{job.id, job.prefill_s});
+    tell(job, prefill_finished{job.id, job.prefill_s});
   }
   question asked;
   asked.repeat = job.asked_again;
@@ -309,7 +283,7 @@ void coordinator_logic::start_answer_of(job_entry& job, double now_s) {
     rank.answer.reset();
   }
   for (const peer_id worker : workers_of(job))
-    actions_.push_back(to_worker{worker, ask_question{job.id, asked, job.asked.report_dump}});
+    actions_.push_back(to_worker{worker, ask_question{job.run, asked, job.asked.report_dump}});
 }
 
 void coordinator_logic::finish(job_entry& job) {
@@ -325,29 +299,33 @@ void coordinator_logic::finish(job_entry& job) {
     done.ranks.push_back(
         {static_cast<int>(rank), r.prefill.value_or(shard_timings{}), r.answer.value_or(shard_timings{})});
   }
-  done.replays = std::move(job.replays);
-  tell_client(job, std::move(done));
+  done.replays = job.replays;
+  keep_end(job, job_started{job.id, job.plan}, std::move(done));
   release(job);
 }
 
-void coordinator_logic::fail(job_id id, const failure& why) {
-  auto* job = find(id);
+void coordinator_logic::fail(job_id run, const failure& why) {
+  auto* job = find(run);
   if (!job) return;
-  tell_client(*job, job_failed{id, why});
+  keep_end(*job, job_started{job->id, job->plan}, job_failed{job->id, why});
   release(*job);
 }
 
 void coordinator_logic::release(job_entry& job) {
-  for (const peer_id worker : workers_of(job)) actions_.push_back(to_worker{worker, release_job{job.id}});
-  for (const auto& [id, relay] : relays_) actions_.push_back(to_relay{id, release_log{job.id}});
-  jobs_.erase(job.id);
+  for (const peer_id worker : workers_of(job)) actions_.push_back(to_worker{worker, release_job{job.run}});
+  for (const auto& [id, relay] : relays_) actions_.push_back(to_relay{id, release_log{job.run}});
+  jobs_.erase(job.run);
+  for (auto& waits : queue_) waits.waits_for_an_end = false;
+  queue_moved_ = true;
 }
 
 // ---- reports of workers ----
 
 void coordinator_logic::worker_said(peer_id worker, const worker_report& report, double now_s) {
   if (const auto found = workers_.find(worker); found != workers_.end()) found->second.heard_s = now_s;
+  now_s_ = now_s;
   std::visit([&](const auto& r) { worker_reported(worker, r, now_s); }, report);
+  start_what_fits(now_s);
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const worker_ready& report, double now_s) {
@@ -401,11 +379,11 @@ void coordinator_logic::worker_reported(peer_id worker, const chosen_units& repo
   auto& told = job->ranks[static_cast<std::size_t>(report.rank)].layers_told;
   if (report.layer < told) return;
   told = report.layer + 1;
-  tell_client(*job, report);
+  tell(*job, named(report, job->id));
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const trace_spans& report, double) {
-  if (auto* job = job_of(worker, report.job, report.rank)) tell_client(*job, report);
+  if (auto* job = job_of(worker, report.job, report.rank)) tell(*job, named(report, job->id));
 }
 
 void coordinator_logic::worker_reported(peer_id, const answer_token& report, double now_s) {
@@ -416,14 +394,14 @@ void coordinator_logic::worker_reported(peer_id, const answer_token& report, dou
   if (report.index == 0) job->first_token_at_s = now_s;
   job->last_token_at_s = now_s;
   job->answer_ids.push_back(report.token);
-  tell_client(*job, report);
+  tell(*job, named(report, job->id));
 }
 
 void coordinator_logic::worker_reported(peer_id, const first_logits& report, double) {
   auto* job = find(report.job);
   if (!job || report.first != job->logits_told) return;
   job->logits_told += static_cast<std::int64_t>(report.values.size());
-  tell_client(*job, report);
+  tell(*job, named(report, job->id));
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const answer_finished& report, double now_s) {
@@ -444,6 +422,9 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_failed& repo
     rank.worker = 0;
     return fence(*job, now_s);
   }
+  // There is no room beside the others, which `has_room` could not know: extents lie where they lie.
+  if (job->now == stage::preparing && report.why.code == fault_code::out_of_memory && jobs_.size() > 1)
+    return put_back(*job);
   failure why = report.why;
   // A stopped rank says so because of another's failure, which is told first.
   const std::string place =
@@ -512,36 +493,37 @@ void coordinator_logic::tick(double now_s) {
     for (auto& [id, worker] : workers_) worker.heard_s += late_s;
     for (auto& [id, relay] : relays_) relay.heard_s += late_s;
     for (auto& [id, job] : jobs_) job.moved_s += late_s;
+    for (auto& [id, client] : clients_) {
+      client.heard_s += late_s;
+      client.outbox.excuse(late_s);
+    }
   }
+  now_s_ = now_s;
   give_up_the_silent(now_s);
   fail_the_unplaced(now_s);
   fail_the_stuck(now_s);
-  for (auto& [id, job] : jobs_) {
+  drop_clients_that_do_not_read(now_s);
+  cancel_orphans(now_s);
+  start_what_fits(now_s);
+  for (auto& [run, job] : jobs_) {
     if (!std::exchange(job.progress_changed, false)) continue;
-    job_progress now{id, {}};
-    for (const auto& rank : job.ranks) now.ranks.push_back(rank.progress);
-    tell_client(job, std::move(now));
+    job_progress now{job.id, {}};
+    for (const auto& rank : job.ranks) now.ranks.push_back(named(rank.progress, job.id));
+    tell(job, now);
   }
 }
 
 std::vector<coordinator_action> coordinator_logic::take_actions() { return std::exchange(actions_, {}); }
 
-coordinator_logic::job_entry* coordinator_logic::job_of(peer_id worker, job_id job, int rank) {
-  auto* const found = find(job);
+coordinator_logic::job_entry* coordinator_logic::job_of(peer_id worker, job_id run, int rank) {
+  auto* const found = find(run);
   if (!found || rank < 0 || rank >= static_cast<int>(found->ranks.size())) return nullptr;
   return found->ranks[static_cast<std::size_t>(rank)].worker == worker ? found : nullptr;
 }
 
-coordinator_logic::job_entry* coordinator_logic::find(job_id job) {
-  const auto found = jobs_.find(job);
+coordinator_logic::job_entry* coordinator_logic::find(job_id run) {
+  const auto found = jobs_.find(run);
   return found == jobs_.end() ? nullptr : &found->second;
-}
-
-coordinator_logic::job_entry* coordinator_logic::find(peer_id client, const std::string& request_id) {
-  for (auto& [id, job] : jobs_) {
-    if (job.client == client && job.asked.request_id == request_id) return &job;
-  }
-  return nullptr;
 }
 
 std::set<peer_id> coordinator_logic::workers_of(const job_entry& job) const {

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -9,6 +12,8 @@
 #include <variant>
 #include <vector>
 
+#include "runtime/cluster/client_outbox.hpp"
+#include "runtime/cluster/job_store.hpp"
 #include "runtime/cluster/messages.hpp"
 #include "runtime/model/model_config.hpp"
 
@@ -29,11 +34,22 @@ struct to_client {
   peer_id client = 0;
   client_update update;
 };
-/// A worker or relay that is given up: it must end, should it still live.
+/// A peer that is given up: it must end, or come anew, should it still live.
 struct dismiss {
   peer_id peer = 0;
 };
-using coordinator_action = std::variant<to_worker, to_relay, to_client, dismiss>;
+/// Something went wrong that nobody else is told of.
+struct complain {
+  std::string what;
+};
+using coordinator_action = std::variant<to_worker, to_relay, to_client, dismiss, complain>;
+
+/// What a plan takes of a device's memory.
+struct device_need {
+  std::string node;
+  std::string device;
+  std::int64_t bytes = 0;
+};
 
 /// What the coordinator must know of the model to plan a job.
 struct served_model {
@@ -41,23 +57,34 @@ struct served_model {
   std::int64_t vocabulary = 0;
   bool has_retaining_heads = false;
   kv_shape shape;
+  /// What a plan takes of each of its devices; empty: nobody knows before a worker tries.
+  std::function<std::vector<device_need>(const job_plan&)> memory_of{};
 };
 
 struct coordinator_limits {
   double silence_s = 1.2;  ///< a worker or relay that says nothing for so long is given up
   double stuck_s =
       30;  ///< a job all of whose ranks wait for blocks, and do not move for so long, has lost one: it fails
-  double tick_s = 0.1;        ///< how often `tick` is called
-  int replays_max = 3;        ///< of one shard; then its job fails
-  double replacement_s = 30;  ///< a job fails whose lost shard no device could take for so long
+  double tick_s = 0.1;          ///< how often `tick` is called
+  int replays_max = 3;          ///< of one shard; then its job fails
+  double replacement_s = 30;    ///< a job fails whose lost shard no device could take for so long
+  std::size_t queue_max = 100;  ///< jobs that wait; further ones are refused
+  std::size_t running_max = 8;  ///< jobs at once
+  double assemble_s = 10;       ///< so long the first job waits for declared devices that have not joined
+  double orphan_s = 0;          ///< an attached job is cancelled when whoever asked has been gone for so long
+  double client_silence_s = 5;  ///< a client that gives signs of life, and then none for so long, is gone
+  client_outbox::limits outbox{};
 };
 
-/// Decides what the coordinator does: job table, admission, placement, progress, ends. Events in, actions out; no CAF, no clock:
-/// `now_s` comes with every event and never runs backwards. One thread.
+/// Decides what the coordinator does: queue, job table, admission, placement, progress, ends. Events in, actions out; no CAF, no clock:
+/// `now_s` comes with every event and never runs backwards. One thread. What must not be forgotten goes into a job_store, at once.
 ///
-/// A job's life: submitted (ids come) -> reserving (relay logs) -> preparing (shards get ids and memory) -> prefilling ->
-/// answering -> finished | failed; then its KV and logs are released everywhere. No rank begins before every process knows the
-/// job, so that a block never comes to somebody who has not heard of it.
+/// A job's life: submitted (ids come) -> kept -> queued -> reserving (relay logs) -> preparing (shards get ids and memory) -> prefilling ->
+/// answering -> finished | failed | cancelled; then its KV and logs are released everywhere. No rank begins before every process knows
+/// the job, so that a block never comes to somebody who has not heard of it. What clients ask for is in coordinator_jobs.cpp.
+///
+/// Clients know a job by its number in the store. Workers and relays know it by the number of this run of it, which holds the
+/// coordinator's generation: whatever comes from an earlier run, or from the time of an earlier coordinator, is nobody's.
 ///
 /// A dead worker's shards are replayed somewhere else (coordinator_recovery.cpp) while the other ranks wait where they miss its
 /// blocks: lost -> fenced (no relay takes what the old attempt may still send; all say what they hold) -> placed -> prepared ->
@@ -65,10 +92,10 @@ struct coordinator_limits {
 /// with it.
 class coordinator_logic {
  public:
-  /// `declared` is the order in which ranks are laid over devices (node and name); others come behind, by their names.
-  coordinator_logic(const served_model& model, const coordinator_limits& limits,
-                    std::vector<std::pair<std::string, std::string>> declared = {})
-      : model_(model), limits_(limits), declared_(std::move(declared)) {}
+  /// `declared` is the order in which ranks are laid over devices (node and name); others come behind, by their names. `store` outlives
+  /// this, and its unfinished jobs are queued again; without one, jobs are kept in memory.
+  coordinator_logic(served_model model, const coordinator_limits& limits,
+                    std::vector<std::pair<std::string, std::string>> declared = {}, job_store* store = nullptr);
 
   void worker_joined(peer_id worker, const worker_ready& who, double now_s);
   void worker_lost(peer_id worker, const std::string& why, double now_s);
@@ -77,7 +104,7 @@ class coordinator_logic {
   void relay_lost(peer_id relay, const std::string& why, double now_s);
   void relay_said(peer_id relay, const relay_report& report, double now_s);
   void client_said(peer_id client, const client_request& request, double now_s);
-  /// A client that goes takes its jobs with it.
+  /// A client that goes takes those of its jobs with it that are not detached.
   void client_lost(peer_id client, double now_s);
   /// A few times a second: deadlines, and progress to clients.
   void tick(double now_s);
@@ -87,12 +114,15 @@ class coordinator_logic {
 
   [[nodiscard]] std::size_t workers() const { return workers_.size(); }
   [[nodiscard]] std::size_t relays() const { return relays_.size(); }
-  [[nodiscard]] std::size_t jobs() const { return jobs_.size(); }
+  /// Coming, waiting or running.
+  [[nodiscard]] std::size_t jobs() const { return coming_.size() + queue_.size() + jobs_.size(); }
+  [[nodiscard]] std::size_t waiting() const { return queue_.size(); }
+  [[nodiscard]] cluster_status status() const;
   /// What has gone wrong with processes that never joined, for people; empty: nothing.
   [[nodiscard]] const std::string& trouble() const { return trouble_; }
 
  private:
-  enum class stage : std::uint8_t { receiving, reserving, preparing, prefilling, answering };
+  enum class stage : std::uint8_t { reserving, preparing, prefilling, answering };
 
   struct worker_entry {
     worker_ready who;
@@ -101,6 +131,27 @@ class coordinator_logic {
   struct relay_entry {
     relay_ready who;
     double heard_s = 0;
+    std::int64_t log_bytes = 0;
+  };
+  struct client_entry {
+    client_outbox outbox;
+    double heard_s = 0;
+    bool gives_signs = false;
+  };
+  /// A submission whose ids are still coming.
+  struct coming_job {
+    submit_job asked;
+    std::vector<std::int32_t> ids;
+  };
+  /// A job that is kept, waiting or running.
+  struct kept_job {
+    job_id id = 0;
+    submit_job asked;
+    std::set<peer_id> followers;  ///< clients that hear of it
+    peer_id owner = 0;            ///< the client that it ends with, unless it is detached; 0: gone
+    std::optional<double> orphan_until_s;
+    int overtaken = 0;              ///< by later jobs, since it waits
+    bool waits_for_an_end = false;  ///< there was no room for it beside others
   };
   /// A loss whose replay has not come as far yet as the shard was.
   struct open_replay {
@@ -123,13 +174,13 @@ class coordinator_logic {
     std::optional<open_replay> replay;
     std::set<peer_id> without_room;  ///< workers that could not take it
   };
-  struct job_entry {
-    job_id id = 0;
-    peer_id client = 0;
-    submit_job asked;
-    stage now = stage::receiving;
+  struct job_entry : kept_job {
+    job_id run = 0;  ///< what workers and relays call it
+    stage now = stage::reserving;
     std::vector<std::int32_t> ids;  ///< document ++ query
     job_plan plan;
+    std::vector<device_need> needs;
+    std::int64_t log_bytes = 0;        ///< that it may put into each of its relays' logs
     std::set<peer_id> relays;          ///< that have room for its log
     std::set<peer_id> relays_awaited;  ///< that were asked for room
     std::set<peer_id> relays_without_room;
@@ -153,16 +204,47 @@ class coordinator_logic {
     std::vector<replay_result> replays;
   };
 
-  void submitted(peer_id client, const submit_job& request);
-  void ids_came(peer_id client, const submit_ids& piece, double now_s);
-  void admit(job_entry& job, double now_s);
+  // ---- what clients ask for, and the queue: coordinator_jobs.cpp ----
+
+  void client_asked(peer_id client, const submit_job& request, double now_s);
+  void client_asked(peer_id client, const submit_ids& piece, double now_s);
+  void client_asked(peer_id client, const cancel_job& request, double now_s);
+  void client_asked(peer_id client, const follow_job& request, double now_s);
+  void client_asked(peer_id client, const ask_status& request, double now_s);
+  void client_asked(peer_id client, const ask_jobs& request, double now_s);
+  void client_asked(peer_id client, const grant_updates& request, double now_s);
+  void client_asked(peer_id client, const client_alive& request, double now_s);
+  /// The ids of a submission are all there.
+  void accept(peer_id client, coming_job&& job, double now_s);
+  void refuse(peer_id client, const std::string& request_id, const failure& why, double now_s);
+  /// Tells the client what has been told of the job so far; `owner`: the job ends with it.
+  void attach(peer_id client, const stored_job& job, bool owner, double now_s);
+  [[nodiscard]] plan_request request_of(const submit_job& asked) const;
+  [[nodiscard]] std::optional<failure> queue_is_full(std::size_t waiting) const;
+  /// Starts waiting jobs, in their order as far as there is room.
+  void start_what_fits(double now_s);
+  [[nodiscard]] bool assembled(double now_s);
+  /// Whether there is room for it beside those that run; where none run there always is, until somebody says otherwise.
+  [[nodiscard]] bool has_room(const job_plan& plan, const std::vector<device_need>& needs) const;
+  void start(kept_job&& job, job_plan&& plan, std::vector<device_need>&& needs, double now_s);
+  /// There was no room after all: it waits again, in front, until another job has ended.
+  void put_back(job_entry& job);
+  void end_waiting(job_id id, const failure& why, double now_s);
+  /// Keeps how a job has ended, and tells its followers.
+  void keep_end(const kept_job& job, const std::optional<job_started>& started, client_update end);
+  void cancel_orphans(double now_s);
+  void drop_clients_that_do_not_read(double now_s);
+  [[nodiscard]] kept_job* find_kept(job_id id);
+  [[nodiscard]] job_entry* find_running(job_id id);
+  [[nodiscard]] job_status status_of(const job_entry& job) const;
+
   void ask_for_room(job_entry& job, peer_id relay);
   void prepare_shards_of(job_entry& job, double now_s);
   void assign(const job_entry& job, int rank);
   void start_prefill_of(job_entry& job, double now_s);
   void start_answer_of(job_entry& job, double now_s);
   void finish(job_entry& job);
-  void fail(job_id job, const failure& why);
+  void fail(job_id run, const failure& why);
   /// Tells workers and relays to drop what the job left, and forgets it.
   void release(job_entry& job);
 
@@ -200,11 +282,12 @@ class coordinator_logic {
   void worker_reported(peer_id worker, const job_released& report, double now_s);
 
   /// The job of a report, if it is alive and the rank is this worker's.
-  job_entry* job_of(peer_id worker, job_id job, int rank);
-  job_entry* find(job_id job);
-  job_entry* find(peer_id client, const std::string& request_id);
-  /// The devices of all workers, in the order in which ranks are laid over them.
-  [[nodiscard]] std::vector<device_view> devices() const;
+  job_entry* job_of(peer_id worker, job_id run, int rank);
+  job_entry* find(job_id run);
+  /// Devices for so many ranks, in the order in which ranks are laid over them: all, or where these are more than ranks those with
+  /// the least to do.
+  [[nodiscard]] std::vector<device_view> devices_for(int ranks) const;
+  [[nodiscard]] std::vector<device_view> in_declared_order(std::vector<device_view> devices) const;
   [[nodiscard]] job_routes routes_of(const job_entry& job) const;
   /// Address of the relay of a node; empty where there is none.
   [[nodiscard]] std::string relay_address(const std::string& node) const;
@@ -213,17 +296,29 @@ class coordinator_logic {
   void give_up_the_silent(double now_s);
   void fail_the_stuck(double now_s);
   [[nodiscard]] std::set<peer_id> workers_of(const job_entry& job) const;
-  void tell_client(const job_entry& job, client_update update) {
-    actions_.push_back(to_client{job.client, std::move(update)});
-  }
+  /// All who follow the job.
+  void tell(const kept_job& job, const client_update& update);
+  void tell(peer_id client, client_update update);
+  void send_what_may_be_sent(peer_id client, client_entry& to);
 
   const served_model model_;
   const coordinator_limits limits_;
   const std::vector<std::pair<std::string, std::string>> declared_;
   std::map<peer_id, worker_entry> workers_;
   std::map<peer_id, relay_entry> relays_;
-  std::map<job_id, job_entry> jobs_;
-  job_id last_job_ = 0;
+  std::map<peer_id, client_entry> clients_;
+  std::map<std::pair<peer_id, std::string>, coming_job> coming_;  ///< by client and request id
+  std::deque<kept_job> queue_;
+  std::map<job_id, job_entry> jobs_;  ///< those that run, by their run's number
+  job_id last_run_ = 0;
+  std::deque<job_status> ended_;  ///< the last ones
+  memory_store memory_;
+  job_store& store_;
+  std::uint64_t epoch_ = 0;
+  double now_s_ = 0;  ///< of the event in hand
+  std::optional<double> assembling_since_s_;
+  bool assembled_ = false;
+  bool queue_moved_ = false;  ///< since waiting jobs were last looked at
   double last_tick_s_ = 0;
   std::set<std::pair<std::string, std::string>> joined_;  ///< node and device of every worker that ever did
   std::string trouble_;

@@ -19,8 +19,8 @@ void coordinator_logic::lose_ranks_of(job_entry& job, peer_id worker, const work
     const auto place = fmt::format("{}/{}", gone.who.node, gone.who.device);
     if (r.attempt >= static_cast<std::uint32_t>(limits_.replays_max)) {
       const auto how_often = r.attempt == 0 ? std::string() : fmt::format(", after {} replays of the shard", r.attempt);
-      return fail(job.id, {fault_code::lost_peer, fmt::format("the worker is gone ({}){}", why, how_often),
-                           fmt::format("rank {}, device {}, layer {}", rank, place, r.progress.layer)});
+      return fail(job.run, {fault_code::lost_peer, fmt::format("the worker is gone ({}){}", why, how_often),
+                            fmt::format("rank {}, device {}, layer {}", rank, place, r.progress.layer)});
     }
     if (r.replay) close_replay(job, static_cast<int>(rank), now_s);
     r.replay = {fmt::format("device {}: the worker is gone ({})", place, why),
@@ -30,7 +30,7 @@ void coordinator_logic::lose_ranks_of(job_entry& job, peer_id worker, const work
     r.ready = false;
     r.prefill.reset();
     r.answer.reset();
-    r.progress = {job.id, static_cast<int>(rank)};
+    r.progress = {job.run, static_cast<int>(rank)};
   }
   job.moved_s = now_s;
   // Those that have answered so far wait for the lost one; all are asked again once it is back.
@@ -42,7 +42,7 @@ void coordinator_logic::fence(job_entry& job, double now_s) {
   ++job.fence_round;
   job.held.clear();
   job.fences_awaited = job.relays;
-  fence_job command{job.id, job.fence_round, {}};
+  fence_job command{job.run, job.fence_round, {}};
   for (const auto& rank : job.ranks) command.attempts.push_back(rank.attempt);
   for (const peer_id relay : job.relays) actions_.push_back(to_relay{relay, command});
   recover(job, now_s);
@@ -114,11 +114,12 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
     auto& shard = job.plan.shards[static_cast<std::size_t>(rank)];
     shard.node = who.node;
     shard.device = who.device;
-    tell_client(job, shard_moved{job.id, rank, r.attempt, who.node, who.device, r.replay ? r.replay->cause : ""});
+    tell(job, shard_moved{job.id, rank, r.attempt, who.node, who.device, r.replay ? r.replay->cause : ""});
   }
+  if (model_.memory_of) job.needs = model_.memory_of(job.plan);
   ask_again_for_lost_blocks(job);
   // Relays first: they take no block of a replayed rank before they know which ones count.
-  place_blocks blocks{job.id, job.fence_round, {}, {}, {}};
+  place_blocks blocks{job.run, job.fence_round, {}, {}, {}};
   for (const auto& shard : job.plan.shards) {
     blocks.relays.push_back(relay_address(shard.node));
     std::map<std::uint32_t, std::vector<std::int32_t>> by_attempt;
@@ -134,7 +135,7 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
   const auto routes = routes_of(job);
   for (const peer_id worker : workers_of(job)) {
     for (const auto& [rank, its_worker] : places)
-      actions_.push_back(to_worker{worker, rewire_rank{job.id, rank, routes.ranks[static_cast<std::size_t>(rank)]}});
+      actions_.push_back(to_worker{worker, rewire_rank{job.run, rank, routes.ranks[static_cast<std::size_t>(rank)]}});
   }
   for (const auto& [rank, worker] : places) assign(job, rank);
 }
@@ -149,7 +150,7 @@ void coordinator_logic::ask_again_for_lost_blocks(job_entry& job) {
     }
     if (lost.empty()) continue;
     for (const std::int32_t layer : lost) r.held.erase(layer);
-    actions_.push_back(to_worker{r.worker, give_blocks{job.id, static_cast<int>(rank), std::move(lost)}});
+    actions_.push_back(to_worker{r.worker, give_blocks{job.run, static_cast<int>(rank), std::move(lost)}});
   }
 }
 

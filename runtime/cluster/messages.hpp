@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -265,6 +266,8 @@ struct relay_ready {
 };
 /// A sign of life, at least as often as `timeouts.progress`.
 struct relay_alive {
+  std::int64_t log_bytes = 0;  ///< held by the log
+
   bool operator==(const relay_alive&) const = default;
 };
 struct log_reserved {
@@ -297,7 +300,8 @@ struct job_fenced {
 /// A worker process of the node has ended.
 struct worker_ended {
   std::string device;
-  std::string how;  ///< "killed by signal 9 (Killed)"
+  std::string how;       ///< "killed by signal 9 (Killed)"
+  std::int64_t pid = 0;  ///< that it had; another worker of the device may have joined since
 
   bool operator==(const worker_ended&) const = default;
 };
@@ -306,7 +310,8 @@ using relay_report =
 
 // ---- client and coordinator ----
 
-/// A job: its ids follow in pieces, document first, then query.
+/// A job: its ids follow in pieces, document first, then query. The request id is the client's, and no two jobs have the same: who
+/// asks again with it asks for the same job.
 struct submit_job {
   std::string request_id;
   job_options options;
@@ -316,6 +321,7 @@ struct submit_job {
   std::vector<std::int32_t> stop_tokens;
   bool report_dump = false;  ///< first logits and chosen units
   bool report_trace = false;
+  bool detached = false;  ///< goes on when whoever asked goes away
 
   bool operator==(const submit_job&) const = default;
 };
@@ -327,19 +333,53 @@ struct submit_ids {
 
   bool operator==(const submit_ids&) const = default;
 };
+/// Answered by job_failed, or by what the job has ended with before.
 struct cancel_job {
   job_id job = 0;
 
   bool operator==(const cancel_job&) const = default;
 };
-using client_request = std::variant<submit_job, submit_ids, cancel_job>;
+/// From now on this client hears of the job; of an ended one, how it ended. Answered by job_accepted or job_unknown.
+struct follow_job {
+  job_id job = 0;
 
+  bool operator==(const follow_job&) const = default;
+};
+/// Answered by cluster_status.
+struct ask_status {
+  bool operator==(const ask_status&) const = default;
+};
+/// Answered by jobs_list.
+struct ask_jobs {
+  bool operator==(const ask_jobs&) const = default;
+};
+/// The client can take so many more updates.
+struct grant_updates {
+  std::uint32_t count = 0;
+
+  bool operator==(const grant_updates&) const = default;
+};
+/// A sign of life; who has given one is expected to go on.
+struct client_alive {
+  bool operator==(const client_alive&) const = default;
+};
+using client_request =
+    std::variant<submit_job, submit_ids, cancel_job, follow_job, ask_status, ask_jobs, grant_updates, client_alive>;
+
+/// The job is kept, and will be run, whatever happens to the coordinator.
 struct job_accepted {
   std::string request_id;
   job_id job = 0;
-  job_plan plan;
+  std::uint32_t waiting = 0;  ///< jobs that wait in front of it
 
   bool operator==(const job_accepted&) const = default;
+};
+/// The job has devices. Said again where it has to begin anew.
+struct job_started {
+  job_id job = 0;
+  job_plan plan;
+
+  bool operator==(const job_started&) const = default;
 };
 struct job_refused {
   std::string request_id;
@@ -406,8 +446,96 @@ struct job_failed {
 
   bool operator==(const job_failed&) const = default;
 };
+struct job_unknown {
+  job_id job = 0;
+
+  bool operator==(const job_unknown&) const = default;
+};
+
+enum class job_state : std::uint8_t { queued, starting, prefilling, answering, finished, failed, cancelled };
+std::string_view name_of(job_state state);
+
+struct job_summary {
+  job_id id = 0;
+  job_state state = job_state::queued;
+  std::string strategy;
+  int ranks = 0;
+  std::int64_t document_tokens = 0;
+  bool detached = false;
+  std::string why;  ///< it has failed
+
+  bool operator==(const job_summary&) const = default;
+};
+/// Newest first, not more than jobs_listed_max.
+struct jobs_list {
+  std::vector<job_summary> jobs;
+
+  bool operator==(const jobs_list&) const = default;
+};
+inline constexpr std::size_t jobs_listed_max = 500;
+
+// What everybody is doing, for people.
+
+enum class peer_state : std::uint8_t { down, idle, busy };
+std::string_view name_of(peer_state state);
+
+struct device_status {
+  std::string name;
+  peer_state state = peer_state::down;
+  std::int64_t worker_pid = 0;  ///< 0: none
+  job_id job = 0;               ///< one that it computes for; 0: none
+  int layer = -1;               ///< where that job's first unfinished rank there is; -1: nowhere
+
+  bool operator==(const device_status&) const = default;
+};
+struct node_status {
+  std::string name;
+  peer_state state = peer_state::down;
+  std::int64_t pid = 0;  ///< of its agent; 0: none
+  std::int64_t relay_log_bytes = 0;
+  std::int64_t relay_log_bytes_max = 0;
+  std::vector<device_status> devices;
+
+  bool operator==(const node_status&) const = default;
+};
+enum class rank_state : std::uint8_t { preparing, computing, waiting, done, lost };
+std::string_view name_of(rank_state state);
+
+struct rank_status {
+  int rank = 0;
+  std::string node;
+  std::string device;
+  std::uint32_t attempt = 0;
+  int layer = 0;
+  rank_state state = rank_state::preparing;
+  int waiting_for = -1;  ///< rank, -1: none
+
+  bool operator==(const rank_status&) const = default;
+};
+struct job_status {
+  job_id id = 0;
+  job_state state = job_state::queued;
+  std::string strategy;
+  std::int64_t document_tokens = 0;
+  int answer_tokens = 0;  ///< so far
+  std::vector<rank_status> ranks;
+  std::vector<replay_result> replays;
+
+  bool operator==(const job_status&) const = default;
+};
+struct cluster_status {
+  std::uint64_t epoch = 0;       ///< counts who joins and who is lost
+  std::uint64_t generation = 0;  ///< counts the coordinator's starts
+  std::int64_t coordinator_pid = 0;
+  int layers = 0;  ///< of the model
+  std::vector<node_status> nodes;
+  std::vector<job_status> jobs;  ///< running, waiting, and the last ones that have ended
+
+  bool operator==(const cluster_status&) const = default;
+};
 using client_update = std::variant<job_accepted, job_refused, job_progress, prefill_finished, chosen_units, trace_spans,
-                                   answer_token, first_logits, shard_moved, job_finished, job_failed>;
+                                   answer_token, first_logits, shard_moved, job_finished, job_failed, job_started,
+                                   job_unknown, jobs_list, cluster_status>;
 
 /// The most ids or logits in one message, so that it stays well under 1 MB.
 inline constexpr std::int64_t ids_per_message = 65536;

@@ -55,6 +55,17 @@ std::string read_name(const config_value& value) {
   return name;
 }
 
+/// An address or a host's name.
+std::string read_address(const config_value& value) {
+  std::string address = value.text();
+  const bool fits = !address.empty() && address.size() <= 253 && std::ranges::all_of(address, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == ':' ||
+           c == '-';
+  });
+  if (!fits) value.expected("an address such as 10.0.0.1, or a host's name");
+  return address;
+}
+
 prompt_format read_prompt(const config_value& value) {
   if (value.node().kind == yaml_node::kind_type::mapping) {
     return config::section([](config_section& in) {
@@ -200,9 +211,26 @@ relay_config read_relay(config_section& in) {
 node_config read_node(config_section& in) {
   node_config node{.name = {}, .relay = {}};
   in.read("name", node.name, read_name);
+  in.read("address", node.address, read_address);
   in.read("relay", node.relay, config::section(read_relay));
   in.read("devices", node.devices, config::named_sections("cpu", read_device));
   return node;
+}
+
+coordinator_config read_coordinator(config_section& in, const fs::path& base) {
+  coordinator_config coordinator;
+  in.read("address", coordinator.address, read_address);
+  in.read("port", coordinator.port, config::whole(1, 65'535));
+  in.read("journal", coordinator.journal, [&](const config_value& value) -> fs::path {
+    const std::string text = value.text();
+    if (text.find('\0') != std::string::npos) value.expected("a folder");
+    if (text.empty()) return {};
+    return fs::absolute(base / text).lexically_normal();
+  });
+  in.read("queue", coordinator.queue, config::whole(1, 1'000'000));
+  in.read("jobs", coordinator.jobs, config::whole(1, 1000));
+  in.read("results", coordinator.results, config::whole(1, 1'000'000));
+  return coordinator;
 }
 
 std::int64_t read_positions_max(config_section& in) {
@@ -218,6 +246,8 @@ timeouts_config read_timeouts(config_section& in) {
   in.read("exchange", timeouts.exchange_ms, config::duration_ms(100, hour_ms));
   in.read("startup", timeouts.startup_ms, config::duration_ms(100, hour_ms));
   in.read("shutdown", timeouts.shutdown_ms, config::duration_ms(100, hour_ms));
+  in.read("client", timeouts.client_ms, config::duration_ms(2'000, hour_ms));
+  in.read("reconnect", timeouts.reconnect_ms, config::duration_ms(0, 24 * hour_ms));
   if (timeouts.silence_ms < 2 * timeouts.progress_ms) {
     in.refuse("silence", fmt::format("{} ms is too short for workers that report every {} ms; at least twice as long",
                                      timeouts.silence_ms, timeouts.progress_ms));
@@ -261,6 +291,8 @@ cluster_config read_cluster(config_section& in, const fs::path& base) {
           config::one_of<process_layout>({{"one", process_layout::one}, {"per_device", process_layout::per_device}}));
   in.read("nodes", cluster.nodes, config::named_sections("node", read_node));
   settle_devices(in, cluster);
+  in.read("coordinator", cluster.coordinator,
+          config::section([&](config_section& coordinator) { return read_coordinator(coordinator, base); }));
   in.read("links", cluster.links, config::section(read_links));
   in.read("limits", cluster.positions_max, config::section(read_positions_max));
   in.read("timeouts", cluster.timeouts, config::section(read_timeouts));

@@ -37,6 +37,7 @@ struct relay_config {
 
 struct node_config {
   std::string name = "local";
+  std::string address = "127.0.0.1";  ///< of the machine, as the other nodes reach it
   relay_config relay;
   std::vector<device_config> devices = {device_config{}};  ///< at least one, of different names
 
@@ -58,6 +59,18 @@ enum class process_layout : std::uint8_t {
   per_device,  ///< a node agent for each node, a worker process for each device; blocks travel over UCX
 };
 
+/// `baton coordinator`: where it is reached, and what it takes on.
+struct coordinator_config {
+  std::string address = "127.0.0.1";  ///< that it listens on, and that all others connect to
+  int port = 4711;
+  std::filesystem::path journal{};  ///< its folder, absolute; empty: not said, which `baton coordinator` refuses
+  int queue = 100;                  ///< jobs that wait; further ones are refused
+  int jobs = 8;                     ///< at once
+  int results = 1000;               ///< ended jobs that are remembered
+
+  bool operator==(const coordinator_config&) const = default;
+};
+
 /// What lies between processes.
 struct links_config {
   int delay_ms = 0;  ///< how long a block is held back before it is sent: an emulated slow link
@@ -66,11 +79,13 @@ struct links_config {
 };
 
 struct timeouts_config {
-  int progress_ms = 100;     ///< how often a worker reports
-  int silence_ms = 1'200;    ///< a worker or node that says nothing for so long is given up
-  int exchange_ms = 30'000;  ///< a job whose ranks all wait for blocks for so long has lost one and fails
-  int startup_ms = 60'000;   ///< until all workers have joined
-  int shutdown_ms = 5'000;   ///< until all have ended
+  int progress_ms = 100;       ///< how often a worker reports
+  int silence_ms = 1'200;      ///< a worker or node that says nothing for so long is given up
+  int exchange_ms = 30'000;    ///< a job whose ranks all wait for blocks for so long has lost one and fails
+  int startup_ms = 60'000;     ///< until all workers have joined
+  int shutdown_ms = 5'000;     ///< until all have ended
+  int client_ms = 5'000;       ///< a client that says nothing for so long is gone, and with it its job
+  int reconnect_ms = 600'000;  ///< how long agents and clients look for a coordinator that is gone; 0: they end with it
 
   bool operator==(const timeouts_config&) const = default;
 };
@@ -90,6 +105,7 @@ struct cluster_config {
   job_options job;
   process_layout processes = process_layout::one;
   std::vector<node_config> nodes = {node_config{}};  ///< at least one, of different names
+  coordinator_config coordinator;
   links_config links;
   std::int64_t positions_max = 0;  ///< 0: the model's
   timeouts_config timeouts;

@@ -73,12 +73,13 @@ std::string describe(const job_options& job) {
 std::string describe(const node_config& node) {
   std::string text = fmt::format(
       "  - name: {}\n"
+      "    address: {}\n"
       "    relay:\n"
       "      log_memory: {}\n"
       "      log_disk: {}\n"
       "      log_directory: {}\n"
       "    devices:\n",
-      in_quotes(node.name), config::format_size(node.relay.log_memory_bytes),
+      in_quotes(node.name), in_quotes(node.address), config::format_size(node.relay.log_memory_bytes),
       config::format_size(node.relay.log_disk_bytes), in_quotes(node.relay.log_directory.string()));
   for (const auto& device : node.devices) {
     if (device.kind == device_kind::cuda) {
@@ -104,10 +105,19 @@ std::string describe(const node_config& node) {
 }
 
 std::string describe(const timeouts_config& timeouts) {
-  return fmt::format("timeouts:\n  progress: {}\n  silence: {}\n  exchange: {}\n  startup: {}\n  shutdown: {}\n",
-                     config::format_duration_ms(timeouts.progress_ms), config::format_duration_ms(timeouts.silence_ms),
-                     config::format_duration_ms(timeouts.exchange_ms), config::format_duration_ms(timeouts.startup_ms),
-                     config::format_duration_ms(timeouts.shutdown_ms));
+  return fmt::format(
+      "timeouts:\n  progress: {}\n  silence: {}\n  exchange: {}\n  startup: {}\n  shutdown: {}\n  client: {}\n"
+      "  reconnect: {}\n",
+      config::format_duration_ms(timeouts.progress_ms), config::format_duration_ms(timeouts.silence_ms),
+      config::format_duration_ms(timeouts.exchange_ms), config::format_duration_ms(timeouts.startup_ms),
+      config::format_duration_ms(timeouts.shutdown_ms), config::format_duration_ms(timeouts.client_ms),
+      config::format_duration_ms(timeouts.reconnect_ms));
+}
+
+std::string describe(const coordinator_config& coordinator) {
+  return fmt::format("coordinator:\n  address: {}\n  port: {}\n  journal: {}\n  queue: {}\n  jobs: {}\n  results: {}\n",
+                     in_quotes(coordinator.address), coordinator.port, in_quotes(coordinator.journal.string()),
+                     coordinator.queue, coordinator.jobs, coordinator.results);
 }
 
 }  // namespace
@@ -116,6 +126,7 @@ std::string describe(const cluster_config& cluster) {
   std::string text = describe(cluster.model) + describe(cluster.job);
   text += fmt::format("processes: {}\nnodes:\n", cluster.processes == process_layout::one ? "one" : "per_device");
   for (const auto& node : cluster.nodes) text += describe(node);
+  text += describe(cluster.coordinator);
   text += fmt::format("links:\n  delay: {}\n", config::format_duration_ms(cluster.links.delay_ms));
   text += fmt::format("limits:\n  positions_max: {}\n", or_auto(cluster.positions_max));
   text += describe(cluster.timeouts);

@@ -152,6 +152,12 @@ void child_process::kill() noexcept {
   pid_ = -1;
 }
 
+parent_process::parent_process() : descriptor_(static_cast<int>(syscall(SYS_pidfd_open, getppid(), 0))) {
+  if (descriptor_ < 0) refuse("pidfd_open", errno);
+}
+
+parent_process::~parent_process() { close(descriptor_); }
+
 std::filesystem::path this_program() { return std::filesystem::read_symlink("/proc/self/exe"); }
 
 }  // namespace baton

@@ -46,6 +46,21 @@ class child_process {
   std::optional<int> status_;
 };
 
+/// The process that started this one, as it was when this object was made.
+class parent_process {
+ public:
+  parent_process();  ///< throws fault(internal) with the system's reason
+  ~parent_process();
+  parent_process(const parent_process&) = delete;
+  parent_process& operator=(const parent_process&) = delete;
+
+  /// Becomes readable when it has ended.
+  [[nodiscard]] int descriptor() const { return descriptor_; }
+
+ private:
+  int descriptor_ = -1;
+};
+
 /// The file of the running program.
 std::filesystem::path this_program();
 

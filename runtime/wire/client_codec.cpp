@@ -1,6 +1,7 @@
 #include "runtime/wire/client.pb.h"
 #include "runtime/wire/codec.hpp"
 #include "runtime/wire/plan_codec.hpp"
+#include "runtime/wire/status_codec.hpp"
 #include "runtime/wire/worker_codec.hpp"
 
 namespace baton {
@@ -18,6 +19,7 @@ void write(const submit_job& from, SubmitJob& to) {
   append(from.stop_tokens, *to.mutable_stop_tokens());
   to.set_report_dump(from.report_dump);
   to.set_report_trace(from.report_trace);
+  to.set_detached(from.detached);
 }
 
 submit_job read(const SubmitJob& in, const place& at) {
@@ -28,7 +30,8 @@ submit_job read(const SubmitJob& in, const place& at) {
           .system_tokens = within(in.system_tokens(), 0, in.document_tokens(), at / "system_tokens"),
           .stop_tokens = ids(in.stop_tokens(), at / "stop_tokens"),
           .report_dump = in.report_dump(),
-          .report_trace = in.report_trace()};
+          .report_trace = in.report_trace(),
+          .detached = in.detached()};
 }
 
 void write(const submit_ids& from, SubmitIds& to) {
@@ -47,17 +50,33 @@ void write(const cancel_job& from, CancelJob& to) { to.set_job(from.job); }
 
 cancel_job read(const CancelJob& in, const place&) { return {.job = in.job()}; }
 
+void write(const follow_job& from, FollowJob& to) { to.set_job(from.job); }
+
+follow_job read(const FollowJob& in, const place&) { return {.job = in.job()}; }
+
+void write(const grant_updates& from, GrantUpdates& to) { to.set_count(from.count); }
+
+grant_updates read(const GrantUpdates& in, const place&) { return {.count = in.count()}; }
+
 // ---- coordinator to client ----
 
 void write(const job_accepted& from, JobAccepted& to) {
   to.set_request_id(from.request_id);
   to.set_job(from.job);
-  write(from.plan, *to.mutable_plan());
+  to.set_waiting(from.waiting);
 }
 
 job_accepted read(const JobAccepted& in, const place& at) {
-  return {
-      .request_id = text(in.request_id(), at / "request_id"), .job = in.job(), .plan = read(in.plan(), at / "plan")};
+  return {.request_id = text(in.request_id(), at / "request_id"), .job = in.job(), .waiting = in.waiting()};
+}
+
+void write(const job_started& from, JobStarted& to) {
+  to.set_job(from.job);
+  write(from.plan, *to.mutable_plan());
+}
+
+job_started read(const JobStarted& in, const place& at) {
+  return {.job = in.job(), .plan = read(in.plan(), at / "plan")};
 }
 
 void write(const job_refused& from, JobRefused& to) {
@@ -120,24 +139,6 @@ shard_moved read(const ShardMoved& in, const place& at) {
           .cause = text(in.cause(), at / "cause")};
 }
 
-void write(const replay_result& from, ReplayResult& to) {
-  to.set_rank(from.rank);
-  to.set_cause(from.cause);
-  to.set_layers(from.layers);
-  to.set_seconds(from.seconds);
-  to.set_detect_ms(from.detect_ms);
-  to.set_on_other_class(from.on_other_class);
-}
-
-replay_result read(const ReplayResult& in, const place& at) {
-  return {.rank = rank(in.rank(), at / "rank"),
-          .cause = text(in.cause(), at / "cause"),
-          .layers = within(in.layers(), 0, layers_max, at / "layers"),
-          .seconds = seconds(in.seconds(), at / "seconds"),
-          .detect_ms = seconds(in.detect_ms(), at / "detect_ms"),
-          .on_other_class = in.on_other_class()};
-}
-
 void write(const job_finished& from, JobFinished& to) {
   to.set_job(from.job);
   to.set_prefill_s(from.prefill_s);
@@ -168,6 +169,10 @@ void write(const job_failed& from, JobFailed& to) {
 
 job_failed read(const JobFailed& in, const place& at) { return {.job = in.job(), .why = read(in.why(), at / "why")}; }
 
+void write(const job_unknown& from, JobUnknown& to) { to.set_job(from.job); }
+
+job_unknown read(const JobUnknown& in, const place&) { return {.job = in.job()}; }
+
 }  // namespace
 }  // namespace wire
 
@@ -178,6 +183,11 @@ std::string encode(const client_request& request) {
                  [&](const submit_job& r) { write(r, *to.mutable_submit_job()); },
                  [&](const submit_ids& r) { write(r, *to.mutable_submit_ids()); },
                  [&](const cancel_job& r) { write(r, *to.mutable_cancel_job()); },
+                 [&](const follow_job& r) { write(r, *to.mutable_follow_job()); },
+                 [&](const ask_status&) { to.mutable_ask_status(); },
+                 [&](const ask_jobs&) { to.mutable_ask_jobs(); },
+                 [&](const grant_updates& r) { write(r, *to.mutable_grant_updates()); },
+                 [&](const client_alive&) { to.mutable_client_alive(); },
              },
              request);
   return to.SerializeAsString();
@@ -191,6 +201,11 @@ client_request decode_client_request(std::string_view bytes) {
     case in.kSubmitJob: return read(in.submit_job(), place("submit_job"));
     case in.kSubmitIds: return read(in.submit_ids(), place("submit_ids"));
     case in.kCancelJob: return read(in.cancel_job(), place("cancel_job"));
+    case in.kFollowJob: return read(in.follow_job(), place("follow_job"));
+    case in.kAskStatus: return ask_status{};
+    case in.kAskJobs: return ask_jobs{};
+    case in.kGrantUpdates: return read(in.grant_updates(), place("grant_updates"));
+    case in.kClientAlive: return client_alive{};
     case in.KIND_NOT_SET: break;
   }
   refuse(at / "kind", "missing or unknown");
@@ -211,6 +226,10 @@ std::string encode(const client_update& update) {
                  [&](const shard_moved& u) { write(u, *to.mutable_shard_moved()); },
                  [&](const job_finished& u) { write(u, *to.mutable_job_finished()); },
                  [&](const job_failed& u) { write(u, *to.mutable_job_failed()); },
+                 [&](const job_started& u) { write(u, *to.mutable_job_started()); },
+                 [&](const job_unknown& u) { write(u, *to.mutable_job_unknown()); },
+                 [&](const jobs_list& u) { write(u, *to.mutable_jobs_list()); },
+                 [&](const cluster_status& u) { write(u, *to.mutable_cluster_status()); },
              },
              update);
   return to.SerializeAsString();
@@ -232,6 +251,10 @@ client_update decode_client_update(std::string_view bytes) {
     case in.kShardMoved: return read(in.shard_moved(), place("shard_moved"));
     case in.kJobFinished: return read(in.job_finished(), place("job_finished"));
     case in.kJobFailed: return read(in.job_failed(), place("job_failed"));
+    case in.kJobStarted: return read(in.job_started(), place("job_started"));
+    case in.kJobUnknown: return read(in.job_unknown(), place("job_unknown"));
+    case in.kJobsList: return read(in.jobs_list(), place("jobs_list"));
+    case in.kClusterStatus: return read(in.cluster_status(), place("cluster_status"));
     case in.KIND_NOT_SET: break;
   }
   refuse(at / "kind", "missing or unknown");

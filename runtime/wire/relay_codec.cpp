@@ -99,9 +99,11 @@ relay_ready read(const RelayReady& in, const place& at) {
           .pid = process_number(in.pid(), at / "pid")};
 }
 
-void write(const relay_alive&, RelayAlive&) {}
+void write(const relay_alive& from, RelayAlive& to) { to.set_log_bytes(from.log_bytes); }
 
-relay_alive read(const RelayAlive&, const place&) { return {}; }
+relay_alive read(const RelayAlive& in, const place& at) {
+  return {.log_bytes = byte_count(in.log_bytes(), at / "log_bytes")};
+}
 
 void write(const log_reserved& from, LogReserved& to) { to.set_job(from.job); }
 
@@ -139,10 +141,13 @@ job_fenced read(const JobFenced& in, const place& at) {
 void write(const worker_ended& from, WorkerEnded& to) {
   to.set_device(from.device);
   to.set_how(from.how);
+  to.set_pid(from.pid);
 }
 
 worker_ended read(const WorkerEnded& in, const place& at) {
-  return {.device = text(in.device(), at / "device"), .how = text(in.how(), at / "how")};
+  return {.device = text(in.device(), at / "device"),
+          .how = text(in.how(), at / "how"),
+          .pid = process_number(in.pid(), at / "pid")};
 }
 
 }  // namespace

@@ -28,9 +28,14 @@ struct running_process {
 /// does is a test failure.
 class baton_process {
  public:
+  enum class company : std::uint8_t {
+    alone,
+    others,  ///< others of the same test run beside it: what lies in shared memory may be theirs
+  };
+
   /// `input` becomes its standard input; `environment` are extra "NAME=value".
   explicit baton_process(const std::vector<std::string>& arguments, const std::string& input = {},
-                         const std::vector<std::string>& environment = {});
+                         const std::vector<std::string>& environment = {}, company beside = company::alone);
   ~baton_process();
   baton_process(const baton_process&) = delete;
   baton_process& operator=(const baton_process&) = delete;
@@ -46,6 +51,7 @@ class baton_process {
  private:
   void expect_nothing_left() const;
 
+  const company beside_;
   std::string folder_;
   std::string mark_;
   std::set<std::string> shared_memory_;  ///< what was there before

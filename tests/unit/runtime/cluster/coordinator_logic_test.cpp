@@ -104,11 +104,12 @@ TEST_F(coordinator_logic_test, a_job_is_accepted_once_its_ids_are_there_and_rese
   submit();
   const auto all = take();
   ASSERT_EQ(all.said_to_client<job_accepted>().size(), 1u);
-  EXPECT_EQ(all.said_to_client<job_accepted>()[0].plan.ranks(), 4);
+  ASSERT_EQ(all.said_to_client<job_started>().size(), 1u);
+  EXPECT_EQ(all.said_to_client<job_started>()[0].plan.ranks(), 4);
   EXPECT_TRUE(all.workers.empty());
   ASSERT_EQ(all.relays.size(), 1u);
   EXPECT_EQ(std::get<reserve_log>(all.relays[0].command).bytes,
-            relay_log_bytes(all.said_to_client<job_accepted>()[0].plan, model.shape));
+            relay_log_bytes(all.said_to_client<job_started>()[0].plan, model.shape));
 }
 
 TEST_F(coordinator_logic_test, every_rank_gets_its_shard_and_its_ids_and_nobody_starts_before_all_are_ready) {
@@ -255,13 +256,15 @@ TEST_F(coordinator_logic_test, ranks_are_laid_over_devices_in_the_declared_order
            {1, "east", "d0"}, {2, "west", "d0"}, {3, "west", "d1"}, {4, "away", "d0"}}) {
     ordered.worker_joined(id, {node, device, "cpu", 0}, now);
   }
+  for (const auto& [id, node] : std::vector<std::pair<peer_id, std::string>>{{11, "east"}, {12, "west"}, {13, "away"}})
+    ordered.relay_joined(id, {node, 1 << 20}, now);
   ordered.client_said(client, request(), now);
   ordered.client_said(client, submit_ids{"r", 0, std::vector<std::int32_t>(208)}, now);
   std::vector<std::string> places;
   for (const auto& action : ordered.take_actions()) {
     if (const auto* c = std::get_if<to_client>(&action)) {
-      for (const auto& shard : std::get<job_accepted>(c->update).plan.shards)
-        places.push_back(shard.node + "/" + shard.device);
+      if (const auto* started = std::get_if<job_started>(&c->update))
+        for (const auto& shard : started->plan.shards) places.push_back(shard.node + "/" + shard.device);
     }
   }
   EXPECT_EQ(places, (std::vector<std::string>{"west/d1", "west/d0", "east/d0", "away/d0"}));
@@ -368,7 +371,8 @@ TEST_F(coordinator_logic_test, a_log_that_does_not_fit_fails_the_job_before_it_s
 TEST_F(coordinator_logic_test, cancelling_and_losing_the_client_release_everything) {
   reach_prefill();
   take();
-  logic.client_said(client + 1, cancel_job{1}, now);
+  logic.client_said(client + 1, cancel_job{7}, now);
+  EXPECT_EQ(take().said_to_client<job_unknown>().at(0).job, 7u);
   EXPECT_EQ(logic.jobs(), 1u);
   logic.client_said(client, cancel_job{1}, now);
   EXPECT_EQ(take().said_to_client<job_failed>().at(0).why.code, fault_code::cancelled);

@@ -35,7 +35,7 @@ struct recovery : testing::Test {
     logic.relay_said(west_relay, log_reserved{1}, now);
     logic.relay_said(east_relay, log_reserved{1}, now);
     take();
-    plan = said_to_client<job_accepted>().at(0).plan;
+    plan = said_to_client<job_started>().at(0).plan;
     ASSERT_EQ(plan.shards[0].node + plan.shards[0].device, "eastd0") << "by name: ranks 0 and 1 are in the east";
     for (int rank = 0; rank < 4; ++rank) logic.worker_said(worker_of(rank), shard_ready{1, rank}, now);
     take();

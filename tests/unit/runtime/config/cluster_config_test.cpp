@@ -121,6 +121,7 @@ job:
   seed: 42
 nodes:
   - name: a
+    address: 10.0.0.7
     relay: {log_memory: 2GiB, log_disk: 3TiB, log_directory: /data/log}
     devices:
       - {name: x, kind: cpu, threads: 2, cores: [4, 5], memory: 512MiB}
@@ -129,7 +130,8 @@ nodes:
 processes: per_device
 links: {delay: 20ms}
 limits: {positions_max: 65536}
-timeouts: {progress: 50ms, silence: 2s, exchange: 9s, startup: 1min, shutdown: 300ms}
+timeouts: {progress: 50ms, silence: 2s, exchange: 9s, startup: 1min, shutdown: 300ms, client: 7s, reconnect: 0ms}
+coordinator: {address: head.example, port: 99, journal: kept, queue: 3, jobs: 2, results: 5}
 )");
   EXPECT_EQ(config.model.precision, element_type::f32);
   EXPECT_EQ(config.model.prompt.name, "chatml");
@@ -147,6 +149,7 @@ timeouts: {progress: 50ms, silence: 2s, exchange: 9s, startup: 1min, shutdown: 3
   EXPECT_EQ(config.job, job);
   const std::vector<node_config> nodes{
       {.name = "a",
+       .address = "10.0.0.7",
        .relay = {.log_memory_bytes = std::int64_t{2} << 30,
                  .log_disk_bytes = std::int64_t{3} << 40,
                  .log_directory = "/data/log"},
@@ -157,7 +160,9 @@ timeouts: {progress: 50ms, silence: 2s, exchange: 9s, startup: 1min, shutdown: 3
   EXPECT_EQ(config.positions_max, 65536);
   EXPECT_EQ(config.processes, process_layout::per_device);
   EXPECT_EQ(config.links.delay_ms, 20);
-  EXPECT_EQ(config.timeouts, (timeouts_config{50, 2'000, 9'000, 60'000, 300}));
+  EXPECT_EQ(config.timeouts, (timeouts_config{50, 2'000, 9'000, 60'000, 300, 7'000, 0}));
+  // A relative folder is below that of the file.
+  EXPECT_EQ(config.coordinator, (coordinator_config{"head.example", 99, "/base/kept", 3, 2, 5}));
 }
 
 TEST(cluster_config, reads_a_prompt_that_is_spelt_out) {
@@ -254,18 +259,21 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
       {"model:\n  directroy: /m\n", "f.yaml:2:3: model.directroy: unknown key; did you mean directory?"},
       {model + "job:\n  anchor-tokens: 8\n", "f.yaml:3:3: job.anchor-tokens: unknown key; did you mean anchor_tokens?"},
       {model + "ranks: 8\n",
-       "f.yaml:2:1: ranks: unknown key; known here are model, job, processes, nodes, links, limits, timeouts, "
+       "f.yaml:2:1: ranks: unknown key; known here are model, job, processes, nodes, coordinator, links, limits, "
+       "timeouts, "
        "recovery"},
       {model + "nodes:\n  - name: a\n    devices:\n      - core: [1]\n",
        "f.yaml:5:9: nodes[0].devices[0].core: unknown key; did you mean cores?"},
       {model + "<<: {job: {ranks: 8}}\n",
-       "f.yaml:2:1: <<: unknown key; known here are model, job, processes, nodes, links, limits, timeouts, recovery"},
+       "f.yaml:2:1: <<: unknown key; known here are model, job, processes, nodes, coordinator, links, limits, "
+       "timeouts, recovery"},
       {model + "\"a\\nb\": 1\n",
-       "f.yaml:2:1: a\\nb: unknown key; known here are model, job, processes, nodes, links, limits, timeouts, "
+       "f.yaml:2:1: a\\nb: unknown key; known here are model, job, processes, nodes, coordinator, links, limits, "
+       "timeouts, "
        "recovery"},
-      {model + std::string(59, 'x') + "ßß: 1\n",
-       "f.yaml:2:1: " + std::string(59, 'x') +
-           "…: unknown key; known here are model, job, processes, nodes, links, limits, timeouts, recovery"},
+      {model + std::string(59, 'x') + "ßß: 1\n", "f.yaml:2:1: " + std::string(59, 'x') +
+                                                     "…: unknown key; known here are model, job, processes, nodes, "
+                                                     "coordinator, links, limits, timeouts, recovery"},
       {model + model, "f.yaml:2:1: model: this key is there already; keep one of the two"},
       {model + "job:\n  ranks: 8\n  seed: 1\n  ranks: 8\n",
        "f.yaml:5:3: job.ranks: this key is there already; keep one of the two"},
@@ -389,6 +397,14 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
        "f.yaml:2:22: timeouts.progress: expected a duration such as 100ms or 2s, between 10ms and 500ms, got '100'"},
       {model + "timeouts: {startup: 2h}\n",
        "f.yaml:2:21: timeouts.startup: expected a duration such as 100ms or 2s, between 100ms and 60min, got '2h'"},
+      {model + "coordinator: {port: 0}\n",
+       "f.yaml:2:21: coordinator.port: expected a whole number between 1 and 65535, got '0'"},
+      {model + "coordinator: {address: a b}\n",
+       "f.yaml:2:24: coordinator.address: expected an address such as 10.0.0.1, or a host's name, got 'a b'"},
+      {model + "coordinator: {queue: 0}\n",
+       "f.yaml:2:22: coordinator.queue: expected a whole number between 1 and 1000000, got '0'"},
+      {model + "timeouts: {client: 1s}\n",
+       "f.yaml:2:20: timeouts.client: expected a duration such as 100ms or 2s, between 2s and 60min, got '1s'"},
       {model + "timeouts: {progress: 200ms, silence: 399ms}\n",
        "f.yaml:2:38: timeouts.silence: 399 ms is too short for workers that report every 200 ms; at least twice as "
        "long"},

@@ -121,9 +121,16 @@ cluster_config drawn_config() {
     config.nodes.push_back(node);
   }
   config.positions_max = drawn(0, 2'147'483'647);
-  config.timeouts = {static_cast<int>(drawn(10, 500)), static_cast<int>(drawn(1'000, 3'600'000)),
+  config.timeouts = {static_cast<int>(drawn(10, 500)),        static_cast<int>(drawn(1'000, 3'600'000)),
                      static_cast<int>(drawn(100, 3'600'000)), static_cast<int>(drawn(100, 3'600'000)),
-                     static_cast<int>(drawn(100, 3'600'000))};
+                     static_cast<int>(drawn(100, 3'600'000)), static_cast<int>(drawn(2'000, 3'600'000)),
+                     static_cast<int>(drawn(0, 86'400'000))};
+  config.coordinator = {.address = *rc::gen::element<std::string>("127.0.0.1", "::1", "head-node.example"),
+                        .port = static_cast<int>(drawn(1, 65'535)),
+                        .journal = *rc::gen::element<std::string>("", "/var/lib/baton", "/a folder/\"x\""),
+                        .queue = static_cast<int>(drawn(1, 1'000'000)),
+                        .jobs = static_cast<int>(drawn(1, 1000)),
+                        .results = static_cast<int>(drawn(1, 1'000'000))};
   config.processes = *rc::gen::element(process_layout::one, process_layout::per_device);
   config.links.delay_ms = static_cast<int>(drawn(0, 60'000));
   return config;
@@ -151,6 +158,7 @@ job:
 processes: one
 nodes:
   - name: "local"
+    address: "127.0.0.1"
     relay:
       log_memory: 1GiB
       log_disk: 0
@@ -161,6 +169,13 @@ nodes:
         threads: auto
         cores: []
         memory: auto
+coordinator:
+  address: "127.0.0.1"
+  port: 4711
+  journal: ""
+  queue: 100
+  jobs: 8
+  results: 1000
 links:
   delay: 0ms
 limits:
@@ -171,6 +186,8 @@ timeouts:
   exchange: 30s
   startup: 1min
   shutdown: 5s
+  client: 5s
+  reconnect: 10min
 recovery:
   replays: 3
   reserve: 1

@@ -87,7 +87,7 @@ TEST(client_codec, refuses_pieces_out_of_range) {
 
 TEST(client_codec, refuses_updates_with_impossible_parts) {
   const double infinity = std::numeric_limits<double>::infinity();
-  EXPECT_EQ(refused_at<client_update>(job_accepted{"r", 1, {}}), "message job_accepted, field plan.document_tokens");
+  EXPECT_EQ(refused_at<client_update>(job_started{1, {}}), "message job_started, field plan.document_tokens");
   EXPECT_EQ(refused_at<client_update>(job_accepted{std::string(4097, 'r'), 1, {}}),
             "message job_accepted, field request_id");
   EXPECT_EQ(refused_at<client_update>(job_refused{std::string(4097, 'r'), {}}),
@@ -119,10 +119,10 @@ TEST(client_codec, refuses_updates_with_impossible_parts) {
 }
 
 TEST(client_codec, refuses_a_message_without_its_parts) {
-  // Message 1 of a request, 1, 2 and 9 of an update, each empty; message 8 with an empty rank.
+  // Message 1 of a request, 12, 2 and 9 of an update, each empty; message 8 with an empty rank.
   EXPECT_EQ(refused_at<client_request>(std::string_view("\x0a\x00", 2)),
             "message submit_job, field options.sampling.top_p");
-  EXPECT_EQ(refused_at<client_update>(std::string_view("\x0a\x00", 2)), "message job_accepted, field plan.compressor");
+  EXPECT_EQ(refused_at<client_update>(std::string_view("\x62\x00", 2)), "message job_started, field plan.compressor");
   EXPECT_EQ(refused_at<client_update>(std::string_view("\x12\x00", 2)), "message job_refused, field why.code");
   EXPECT_EQ(refused_at<client_update>(std::string_view("\x4a\x00", 2)), "message job_failed, field why.code");
   EXPECT_EQ(refused_at<client_update>(std::string_view("\x42\x02\x32\x00", 4)),

@@ -360,7 +360,7 @@ inline relay_ready draw() {
 
 template <>
 inline relay_alive draw() {
-  return {};
+  return {drawn_bytes()};
 }
 
 template <>
@@ -380,7 +380,7 @@ inline log_refused draw() {
 
 template <>
 inline worker_ended draw() {
-  return {drawn_text(), drawn_text()};
+  return {drawn_text(), drawn_text(), between<std::int64_t>(0, INT32_MAX)};
 }
 
 // ---- client.proto ----
@@ -396,6 +396,7 @@ inline submit_job draw() {
   request.stop_tokens = drawn_ids();
   request.report_dump = any<bool>();
   request.report_trace = any<bool>();
+  request.detached = any<bool>();
   return request;
 }
 
@@ -410,8 +411,38 @@ inline cancel_job draw() {
 }
 
 template <>
+inline follow_job draw() {
+  return {any<job_id>()};
+}
+
+template <>
+inline ask_status draw() {
+  return {};
+}
+
+template <>
+inline ask_jobs draw() {
+  return {};
+}
+
+template <>
+inline grant_updates draw() {
+  return {any<std::uint32_t>()};
+}
+
+template <>
+inline client_alive draw() {
+  return {};
+}
+
+template <>
 inline job_accepted draw() {
-  return {drawn_text(), any<job_id>(), draw<job_plan>()};
+  return {drawn_text(), any<job_id>(), any<std::uint32_t>()};
+}
+
+template <>
+inline job_started draw() {
+  return {any<job_id>(), draw<job_plan>()};
 }
 
 template <>
@@ -458,6 +489,67 @@ inline job_finished draw() {
 template <>
 inline job_failed draw() {
   return {any<job_id>(), draw<failure>()};
+}
+
+template <>
+inline job_unknown draw() {
+  return {any<job_id>()};
+}
+
+template <>
+inline job_summary draw() {
+  return {
+      any<job_id>(), static_cast<job_state>(between(0, 6)), drawn_text(), between(0, 65535), drawn_count(), any<bool>(),
+      drawn_text()};
+}
+
+template <>
+inline jobs_list draw() {
+  return {drawn_list<job_summary>(4, draw<job_summary>)};
+}
+
+template <>
+inline device_status draw() {
+  return {drawn_text(), static_cast<peer_state>(between(0, 2)), between<std::int64_t>(0, INT32_MAX), any<job_id>(),
+          between(-1, 65535)};
+}
+
+template <>
+inline node_status draw() {
+  return {drawn_text(),
+          static_cast<peer_state>(between(0, 2)),
+          between<std::int64_t>(0, INT32_MAX),
+          drawn_bytes(),
+          drawn_bytes(),
+          drawn_list<device_status>(3, draw<device_status>)};
+}
+
+template <>
+inline rank_status draw() {
+  return {drawn_rank(),         drawn_text(),  drawn_text(),
+          any<std::uint32_t>(), drawn_layer(), static_cast<rank_state>(between(0, 4)),
+          between(-1, 65534)};
+}
+
+template <>
+inline job_status draw() {
+  return {any<job_id>(),
+          static_cast<job_state>(between(0, 6)),
+          drawn_text(),
+          drawn_count(),
+          between(0, INT32_MAX),
+          drawn_list<rank_status>(3, draw<rank_status>),
+          drawn_list<replay_result>(2, draw<replay_result>)};
+}
+
+template <>
+inline cluster_status draw() {
+  return {any<std::uint64_t>(),
+          any<std::uint64_t>(),
+          between<std::int64_t>(0, INT32_MAX),
+          between(0, 65536),
+          drawn_list<node_status>(2, draw<node_status>),
+          drawn_list<job_status>(2, draw<job_status>)};
 }
 
 }  // namespace baton

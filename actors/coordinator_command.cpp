@@ -1,0 +1,116 @@
+#include <algorithm>
+#include <mutex>
+
+#include <caf/io/all.hpp>
+#include <fmt/format.h>
+
+#include "actors/actor_config.hpp"
+#include "actors/coordinator.hpp"
+#include "actors/prepared_job.hpp"
+#include "actors/process_commands.hpp"
+#include "actors/process_end.hpp"
+#include "kernels/fault.hpp"
+#include "runtime/journal/journal.hpp"
+
+namespace baton {
+namespace {
+
+using actors::process_end;
+
+/// What a plan takes of the devices' memory, for admission.
+std::function<std::vector<device_need>(const job_plan&)> memory_by(planning& with) {
+  const std::int64_t limit =
+      with.config.positions_max > 0 ? with.config.positions_max : with.model.config().max_positions;
+  return [&with, limit](const job_plan& plan) {
+    std::vector<device_need> needs;
+    for (const auto& cost : costs_on(with, plan, limit).devices)
+      needs.push_back({cost.node, cost.device, with_margin(cost.arena_bytes())});
+    return needs;
+  };
+}
+
+int run_coordinator(const process_options& options) {
+  const process_end end;
+  auto config = load_cluster_config(options.config);
+  config.processes = process_layout::per_device;
+  check_stays(config);
+  if (config.coordinator.journal.empty()) {
+    throw fault(fault_code::bad_input, "give the folder where submissions and results are kept",
+                config.source_file.string() + ": coordinator.journal");
+  }
+  auto with = prepare_planning(config, false);
+  journal kept(config.coordinator.journal, {.ended_max = static_cast<std::size_t>(config.coordinator.results)});
+
+  auto how = actors::coordinator_options_of(config, with.model);
+  how.model.memory_of = memory_by(with);
+  how.limits.queue_max = static_cast<std::size_t>(config.coordinator.queue);
+  how.limits.running_max = static_cast<std::size_t>(config.coordinator.jobs);
+  how.limits.assemble_s = config.timeouts.startup_ms / 1000.0;
+  how.limits.orphan_s = config.timeouts.client_ms / 1000.0;
+  how.store = &kept;
+  const auto unfinished = kept.unfinished().size();
+
+  std::mutex mutex;
+  std::string ended;  ///< why the actor did
+  actors::actor_config settings(actors::actor_config::reach::network);
+  caf::actor_system system(settings);
+  actors::close_side_doors(system);
+  auto coordinator = actors::spawn_coordinator(system, how);
+  caf::actor_cast<caf::abstract_actor*>(coordinator)->attach_functor([&](const caf::error& why) {
+    const std::lock_guard lock(mutex);
+    ended = why ? system.render(why) : "for no reason";
+  });
+  const auto& where = config.coordinator;
+  const auto port =
+      system.middleman().publish(coordinator, static_cast<std::uint16_t>(where.port), where.address.c_str(), true);
+  if (!port) {
+    caf::anon_send_exit(coordinator, caf::exit_reason::user_shutdown);
+    throw fault(fault_code::bad_input,
+                fmt::format("it cannot listen there ({}); is the address this machine's, and the port free?",
+                            system.render(port.error())),
+                fmt::format("{}:{}", where.address, where.port));
+  }
+  fmt::print(stderr, "baton: coordinator: listening on {}:{}, generation {}, {} job{} to run\n", where.address, *port,
+             kept.generation(), unfinished, unfinished == 1 ? "" : "s");
+  end.watch(coordinator);
+  const auto woken = end.wait_for({});
+  caf::anon_send_exit(coordinator, caf::exit_reason::user_shutdown);
+  coordinator = nullptr;
+  const std::lock_guard lock(mutex);
+  if (woken == process_end::woken::signal) {
+    fmt::print(stderr, "baton: coordinator: asked to end; what it has accepted stays in the journal\n");
+    return 0;
+  }
+  fmt::print(stderr, "baton: coordinator: its actor ended: {}\n", ended);
+  return 1;
+}
+
+}  // namespace
+
+int coordinator_main(const process_options& options) {
+  try {
+    return run_coordinator(options);
+  } catch (const fault& why) {
+    fmt::print(stderr, "baton: coordinator: {}\n", why.what());
+    return why.code() == fault_code::bad_input ? 2 : 1;
+  }
+}
+
+void check_stays(const cluster_config& config) {
+  for (const auto& node : config.nodes) {
+    for (const auto& device : node.devices) {
+      if (device.memory_bytes == 0) {
+        throw fault(fault_code::bad_input,
+                    "a cluster that stays must be told how much memory a device has for KV and workspace, not auto",
+                    fmt::format("{}: memory of device {}/{}", config.source_file.string(), node.name, device.name));
+      }
+    }
+  }
+}
+
+actors::coordinator_address coordinator_of(const cluster_config& config, const std::string& typed) {
+  if (!typed.empty()) return actors::parse_coordinator_address(typed);
+  return {config.coordinator.address, static_cast<std::uint16_t>(config.coordinator.port)};
+}
+
+}  // namespace baton

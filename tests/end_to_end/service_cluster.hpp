@@ -1,0 +1,59 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/end_to_end/baton_process.hpp"
+#include "tests/support/temporary_directory.hpp"
+
+namespace baton {
+
+/// A coordinator and two nodes, west and east, of one device each, as processes on loopback. Whatever a test does to them, all end with
+/// this object; how each of them ended is told on standard output.
+class service_cluster {
+ public:
+  /// `settings` is YAML that is added to the configuration, and `coordinator` keys of its section.
+  explicit service_cluster(const std::string& coordinator = {}, const std::string& settings = {});
+  ~service_cluster();
+
+  void start_coordinator();
+  void start_node(const std::string& name);
+  /// Coordinator and both nodes, and all devices idle.
+  void start_all();
+  void kill_coordinator();
+  void kill_node(const std::string& name);
+  [[nodiscard]] baton_process& coordinator() { return *coordinator_; }
+
+  [[nodiscard]] std::string config() const { return (folder_.path() / "service.yaml").string(); }
+  [[nodiscard]] std::filesystem::path folder() const { return folder_.path(); }
+
+  /// `baton COMMAND --config … ARGUMENTS`, to its end.
+  [[nodiscard]] process_result ask(const std::string& command, const std::vector<std::string>& arguments = {},
+                                   const std::string& input = {}) const;
+  [[nodiscard]] std::unique_ptr<baton_process> begin(const std::string& command,
+                                                     const std::vector<std::string>& arguments,
+                                                     const std::string& input = {}) const;
+  /// The number of a job that was submitted with --detach.
+  [[nodiscard]] std::string detach(const std::vector<std::string>& arguments, const std::string& input = {}) const;
+  [[nodiscard]] nlohmann::json status() const;
+  [[nodiscard]] std::string state_of(const std::string& job) const;
+  [[nodiscard]] int worker_of(const std::string& node) const;
+  /// Asks again and again; false after a minute.
+  bool wait_until(const std::function<bool(const nlohmann::json&)>& status_is_right) const;
+  bool wait_for_state(const std::string& job, const std::string& state) const;
+
+ private:
+  static void end(const std::string& name, std::unique_ptr<baton_process>& process, int signal);
+
+  const temporary_directory folder_;
+  std::unique_ptr<baton_process> coordinator_;
+  std::unique_ptr<baton_process> west_;
+  std::unique_ptr<baton_process> east_;
+};
+
+}  // namespace baton
