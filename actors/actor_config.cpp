@@ -4,13 +4,15 @@
 #include <thread>
 
 #include <caf/io/all.hpp>
+#include <caf/openssl/all.hpp>
 #include <fmt/format.h>
 
+#include "actors/caf_tls.hpp"
 #include "kernels/fault.hpp"
 
 namespace baton::actors {
 
-actor_config::actor_config(reach how) {
+actor_config::actor_config(reach how, const cluster_identity* identity) {
   add_message_types<caf::id_block::baton>();
   // Sharing is quieter when idle and answers faster beside busy threads than work stealing.
   set("scheduler.policy", caf::atom("sharing"));
@@ -20,6 +22,12 @@ actor_config::actor_config(reach how) {
   // A connection that says nothing at all is closed in the end; who is alive is decided much earlier, by the coordinator.
   set("middleman.heartbeat-interval", caf::timespan(std::chrono::milliseconds(500)));
   set("middleman.connection-timeout", caf::timespan(std::chrono::seconds(30)));
+  if (identity == nullptr) return;
+  check_tls_is_mended();
+  load<caf::openssl::manager>();
+  openssl_certificate = identity->files().certificate.string();
+  openssl_key = identity->files().key.string();
+  openssl_cafile = identity->files().authority.string();
 }
 
 void close_side_doors(caf::actor_system& system) {
@@ -43,24 +51,6 @@ coordinator_address parse_coordinator_address(const std::string& text) {
 bool sleep_for(std::chrono::milliseconds time) {
   std::this_thread::sleep_for(time);
   return true;
-}
-
-coordinator_actor connect(caf::actor_system& system, const coordinator_address& where,
-                          std::chrono::milliseconds patience, const pause_function& pause) {
-  const auto deadline = std::chrono::steady_clock::now() + patience;
-  for (;;) {
-    auto found = system.middleman().remote_actor<coordinator_actor>(where.host, where.port);
-    if (found) return *found;
-    if (std::chrono::steady_clock::now() > deadline) {
-      throw fault(
-          fault_code::deadline,
-          fmt::format("no coordinator answered within {} ms ({})", patience.count(), system.render(found.error())),
-          fmt::format("{}:{}", where.host, where.port));
-    }
-    if (!pause(std::chrono::milliseconds(50)))
-      throw fault(fault_code::cancelled, "stopped while it looked for the coordinator",
-                  fmt::format("{}:{}", where.host, where.port));
-  }
 }
 
 }  // namespace baton::actors

@@ -7,6 +7,7 @@
 #include <caf/all.hpp>
 
 #include "actors/messages.hpp"
+#include "runtime/security/certificates.hpp"
 
 namespace baton::actors {
 
@@ -17,7 +18,8 @@ struct actor_config : caf::actor_system_config {
     network,  ///< actors of other processes too
   };
 
-  explicit actor_config(reach how);
+  /// `identity`: for TLS with certificates on both sides; null: none.
+  explicit actor_config(reach how, const cluster_identity* identity = nullptr);
 };
 
 /// Takes away what strangers could use on a port of ours: spawning actors and reading the configuration by name.
@@ -33,9 +35,5 @@ coordinator_address parse_coordinator_address(const std::string& text);
 /// Waits between two attempts; false: give up.
 using pause_function = std::function<bool(std::chrono::milliseconds)>;
 bool sleep_for(std::chrono::milliseconds time);
-
-/// The coordinator of another process; tries until it is there. Throws fault(deadline), or fault(cancelled) where `pause` gives up.
-coordinator_actor connect(caf::actor_system& system, const coordinator_address& where,
-                          std::chrono::milliseconds patience, const pause_function& pause = sleep_for);
 
 }  // namespace baton::actors

@@ -10,7 +10,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "actors/actor_config.hpp"
+#include "actors/control_plane.hpp"
 #include "actors/followed_job.hpp"
 #include "actors/job_client.hpp"
 #include "actors/job_output.hpp"
@@ -34,7 +34,10 @@ constexpr auto answer_patience = 10s;
 class cluster_door {
  public:
   explicit cluster_door(const cluster_config& config)
-      : config_(config), settings_(actors::actor_config::reach::network), system_(settings_) {
+      : config_(config),
+        identity_(actors::identity_of(config, {member_role::client, {}})),
+        settings_(actors::actor_config::reach::network, identity_.get()),
+        system_(settings_) {
     actors::close_side_doors(system_);
   }
 
@@ -42,15 +45,15 @@ class cluster_door {
   [[nodiscard]] std::unique_ptr<job_client> open(std::chrono::milliseconds patience,
                                                  const std::function<void()>& waits = {}) {
     auto announced = clock::now() + 2s;
-    const auto coordinator =
-        actors::connect(system_, coordinator_of(config_, {}), patience, [&](std::chrono::milliseconds time) {
-          if (waits && clock::now() > announced) {
-            waits();
-            announced = clock::time_point::max();
-          }
-          return !interrupted() && actors::sleep_for(time);
-        });
-    return std::make_unique<job_client>(system_, coordinator);
+    const auto joined = actors::join_cluster(system_, coordinator_of(config_, {}), identity_.get(), patience,
+                                             [&](std::chrono::milliseconds time) {
+                                               if (waits && clock::now() > announced) {
+                                                 waits();
+                                                 announced = clock::time_point::max();
+                                               }
+                                               return !interrupted() && actors::sleep_for(time);
+                                             });
+    return std::make_unique<job_client>(system_, joined.coordinator);
   }
 
   /// One question and its answer; asked again where a young connection was lost.
@@ -117,6 +120,7 @@ class cluster_door {
 
  private:
   const cluster_config& config_;
+  const std::unique_ptr<cluster_identity> identity_;
   actors::actor_config settings_;
   caf::actor_system system_;
 };

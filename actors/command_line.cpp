@@ -172,6 +172,15 @@ command_line parse_command_line(int argc, char** argv) {
   auto* status = add_client_command(app, "status", "print who is there and what everybody does", line.client);
   status->add_flag("--json", line.client.as_json, "prints JSON");
   auto* top = add_client_command(app, "top", "watch nodes, devices and jobs", line.client);
+  auto* certificates =
+      app.add_subcommand("certificates", "make a cluster's authority and what its members need to let each other in");
+  certificates->add_option("DIR", line.certificates.directory, "folder; what is there already stays")->required();
+  certificates->add_option("--config", line.certificates.config, "the cluster's file: its nodes get certificates")
+      ->type_name("FILE");
+  certificates->add_option("--node", line.certificates.nodes, "a node that gets one; several times")->type_name("NAME");
+  certificates->footer(
+      "\nExamples:\n  baton certificates secrets --config cluster.yaml\n  baton certificates secrets "
+      "--node west --node east");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -198,6 +207,7 @@ command_line parse_command_line(int argc, char** argv) {
   if (*status) line.command = command_kind::status;
   if (*top) line.command = command_kind::top;
   if (*submit) line.run.config = line.client.config;
+  if (*certificates) line.command = command_kind::certificates;
   if (*node) line.command = command_kind::node;
   if (*worker) line.command = command_kind::worker;
   return line;

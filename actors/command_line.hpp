@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "actors/bench_options.hpp"
+#include "actors/certificates_command.hpp"
 #include "actors/process_commands.hpp"
 #include "runtime/config/cluster_config.hpp"
 
@@ -70,6 +71,7 @@ enum class command_kind : std::uint8_t {
   coordinator,
   node,
   worker,
+  certificates,
   submit,
   wait,
   cancel,
@@ -86,6 +88,7 @@ struct command_line {
   std::filesystem::path config_to_check;
   process_options process;  ///< of `coordinator`, `node` and `worker`
   client_options client;
+  certificates_options certificates;
   bench_options bench;
   /// Set where parsing has ended the program: --help, or a usage error already told on standard error.
   std::optional<int> exit_code;

@@ -12,7 +12,10 @@
 namespace baton::actors {
 
 coordinator_state::coordinator_state(coordinator_actor::pointer self, const coordinator_options& options)
-    : self_(self), tick_(options.tick), logic_(options.model, options.limits, options.declared, options.store) {
+    : self_(self),
+      tick_(options.tick),
+      admitted_(options.admitted),
+      logic_(options.model, options.limits, options.declared, options.store) {
   const turn now(self);
   self_->set_down_handler([this](caf::down_msg& down) {
     guard(self_, [&] {
@@ -31,8 +34,10 @@ coordinator_actor::behavior_type coordinator_state::make_behavior() {
       [this](const worker_actor& worker, const worker_report_bytes& m) {
         hear(worker.address(), [&] {
           const auto report = decode_worker_report(m.bytes);
-          if (const auto* who = std::get_if<worker_ready>(&report))
-            logic_.worker_joined(join(peer_kind::worker, worker, workers_), *who, now_s());
+          const auto* who = std::get_if<worker_ready>(&report);
+          if (who == nullptr) return;
+          expect_member(worker, {member_role::node, who->node});
+          logic_.worker_joined(join(peer_kind::worker, worker, workers_), *who, now_s());
         });
       },
       [this](const worker_report_bytes& m) {
@@ -43,8 +48,10 @@ coordinator_actor::behavior_type coordinator_state::make_behavior() {
       [this](const relay_actor& relay, const relay_report_bytes& m) {
         hear(relay.address(), [&] {
           const auto report = decode_relay_report(m.bytes);
-          if (const auto* who = std::get_if<relay_ready>(&report))
-            logic_.relay_joined(join(peer_kind::relay, relay, relays_), *who, now_s());
+          const auto* who = std::get_if<relay_ready>(&report);
+          if (who == nullptr) return;
+          expect_member(relay, {member_role::node, who->node});
+          logic_.relay_joined(join(peer_kind::relay, relay, relays_), *who, now_s());
         });
       },
       [this](const relay_report_bytes& m) {
@@ -56,6 +63,7 @@ coordinator_actor::behavior_type coordinator_state::make_behavior() {
         hear(client.address(), [&] {
           try {
             const auto request = decode_client_request(m.bytes);
+            expect_member(client, {member_role::client, {}});
             logic_.client_said(join(peer_kind::client, client, clients_), request, now_s());
           } catch (const fault& why) {
             // Whoever asks hears why nothing comes of it.
@@ -111,6 +119,17 @@ peer_id coordinator_state::join(peer_kind kind, const Handle& handle, std::map<p
   handles.emplace(id, handle);
   self_->monitor(handle);
   return id;
+}
+
+template <class Handle>
+void coordinator_state::expect_member(const Handle& handle, const cluster_member& who) const {
+  if (admitted_ == nullptr || handle.node() == self_->node()) return;
+  const auto proven = admitted_->whose(handle.node());
+  if (proven == who) return;
+  const auto text =
+      fmt::format("{} says that it is {}, and is refused", proven ? proven->text() : "a stranger", who.text());
+  fmt::print(stderr, "baton: coordinator: {}\n", text);
+  throw fault(fault_code::bad_input, text, "coordinator");
 }
 
 peer_id coordinator_state::sender(peer_kind kind) {

@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "actors/gate.hpp"
 #include "actors/messages.hpp"
 #include "runtime/cluster/coordinator_logic.hpp"
 #include "runtime/config/cluster_config.hpp"
@@ -14,7 +15,8 @@ struct coordinator_options {
   coordinator_limits limits;
   std::vector<std::pair<std::string, std::string>> declared;  ///< node and name of each device, in their order
   std::chrono::milliseconds tick{100};
-  job_store* store = nullptr;  ///< outlives the actor; null: jobs are kept in memory
+  job_store* store = nullptr;            ///< outlives the actor; null: jobs are kept in memory
+  const admissions* admitted = nullptr;  ///< who is who; outlives the actor. Null: nobody has to prove it
 };
 
 /// Gives coordinator_logic its messages and carries out its actions. Monitors every peer; a peer whose bytes cannot be read is
@@ -40,6 +42,9 @@ class coordinator_state {
   caf::actor_addr sender_address();
   template <class Handle>
   peer_id join(peer_kind kind, const Handle& handle, std::map<peer_id, Handle>& handles);
+  /// Throws fault(bad_input) where this actor's process has not proven to be that member.
+  template <class Handle>
+  void expect_member(const Handle& handle, const cluster_member& who) const;
   /// The peer that sent the message in hand; 0 for strangers.
   peer_id sender(peer_kind kind);
   void lost(const caf::actor_addr& who, const std::string& why);
@@ -50,6 +55,7 @@ class coordinator_state {
 
   coordinator_actor::pointer self_;
   const std::chrono::milliseconds tick_;
+  const admissions* const admitted_;
   coordinator_logic logic_;
   std::map<caf::actor_addr, peer> peers_;
   std::map<peer_id, worker_actor> workers_;

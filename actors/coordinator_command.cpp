@@ -1,10 +1,9 @@
 #include <algorithm>
 #include <mutex>
 
-#include <caf/io/all.hpp>
 #include <fmt/format.h>
 
-#include "actors/actor_config.hpp"
+#include "actors/control_plane.hpp"
 #include "actors/coordinator.hpp"
 #include "actors/prepared_job.hpp"
 #include "actors/process_commands.hpp"
@@ -48,11 +47,14 @@ int run_coordinator(const process_options& options) {
   how.limits.assemble_s = config.timeouts.startup_ms / 1000.0;
   how.limits.orphan_s = config.timeouts.client_ms / 1000.0;
   how.store = &kept;
+  const auto identity = actors::identity_of(config, {member_role::coordinator, {}});
+  actors::coordinator_port door(identity.get());
+  how.admitted = door.admitted();
   const auto unfinished = kept.unfinished().size();
 
   std::mutex mutex;
   std::string ended;  ///< why the actor did
-  actors::actor_config settings(actors::actor_config::reach::network);
+  actors::actor_config settings(actors::actor_config::reach::network, identity.get());
   caf::actor_system system(settings);
   actors::close_side_doors(system);
   auto coordinator = actors::spawn_coordinator(system, how);
@@ -61,16 +63,14 @@ int run_coordinator(const process_options& options) {
     ended = why ? system.render(why) : "for no reason";
   });
   const auto& where = config.coordinator;
-  const auto port =
-      system.middleman().publish(coordinator, static_cast<std::uint16_t>(where.port), where.address.c_str(), true);
-  if (!port) {
+  std::uint16_t port = 0;
+  try {
+    port = door.open(system, coordinator, {where.address, static_cast<std::uint16_t>(where.port)});
+  } catch (const fault&) {
     caf::anon_send_exit(coordinator, caf::exit_reason::user_shutdown);
-    throw fault(fault_code::bad_input,
-                fmt::format("it cannot listen there ({}); is the address this machine's, and the port free?",
-                            system.render(port.error())),
-                fmt::format("{}:{}", where.address, where.port));
+    throw;
   }
-  fmt::print(stderr, "baton: coordinator: listening on {}:{}, generation {}, {} job{} to run\n", where.address, *port,
+  fmt::print(stderr, "baton: coordinator: listening on {}:{}, generation {}, {} job{} to run\n", where.address, port,
              kept.generation(), unfinished, unfinished == 1 ? "" : "s");
   end.watch(coordinator);
   const auto woken = end.wait_for({});

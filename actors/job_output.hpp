@@ -25,7 +25,7 @@ void write_trace(const std::filesystem::path& path, const finished_job& job, con
 /// Ctrl-C and SIGTERM ask to stop, which `interrupted` tells from then on; a second one ends the program at once.
 void stop_on_interrupt();
 bool interrupted();
-/// Throws fault(cancelled).
+/// Throws fault(cancelled) once it does.
 void check_interrupted();
 
 /// Tells people of a fault; returns `code`.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "actors/bench_command.hpp"
+#include "actors/certificates_command.hpp"
 #include "actors/client_commands.hpp"
 #include "actors/command_line.hpp"
 #include "actors/inspect_command.hpp"
@@ -62,6 +63,7 @@ int main(int argc, char** argv) {
       case baton::command_kind::top: return baton::top_command(line.client);
       case baton::command_kind::node: return baton::node_agent_main(line.process);
       case baton::command_kind::worker: return baton::rank_worker_main(line.process);
+      case baton::command_kind::certificates: return baton::certificates_command(line.certificates);
       case baton::command_kind::bench: return baton::bench_command(line.bench);
       case baton::command_kind::none: return 2;
     }

@@ -60,6 +60,10 @@ using device_atom = caf::atom_constant<caf::atom("device")>;
 /// A node agent or its relay has something to report; it waits in their inbox.
 using report_atom = caf::atom_constant<caf::atom("report")>;
 
+/// How a process joins (runtime/security/join.hpp): a hello, and a proof.
+using hello_atom = caf::atom_constant<caf::atom("hello")>;
+using prove_atom = caf::atom_constant<caf::atom("prove")>;
+
 /// How many workers and relays have joined, and what has gone wrong with processes that have not; empty: nothing.
 using count_atom = caf::atom_constant<caf::atom("count")>;
 
@@ -76,6 +80,11 @@ using coordinator_actor =
                      caf::reacts_to<tick_atom>,
                      caf::replies_to<count_atom>::with<std::uint64_t, std::uint64_t, std::string>>;
 
+/// What strangers find at the coordinator's port. It answers a hello with a challenge, and a proof with the coordinator and the data
+/// plane's key.
+using gate_actor = caf::typed_actor<caf::replies_to<hello_atom, std::string>::with<std::string>,
+                                    caf::replies_to<prove_atom, std::string>::with<coordinator_actor, std::string>>;
+
 }  // namespace baton::actors
 
 CAF_BEGIN_TYPE_ID_BLOCK(baton, caf::first_custom_type_id)
@@ -89,4 +98,5 @@ CAF_ADD_TYPE_ID(baton, (baton::actors::worker_actor))
 CAF_ADD_TYPE_ID(baton, (baton::actors::relay_actor))
 CAF_ADD_TYPE_ID(baton, (baton::actors::client_actor))
 CAF_ADD_TYPE_ID(baton, (baton::actors::coordinator_actor))
+CAF_ADD_TYPE_ID(baton, (baton::actors::gate_actor))
 CAF_END_TYPE_ID_BLOCK(baton)

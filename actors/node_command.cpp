@@ -4,14 +4,13 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include "actors/actor_config.hpp"
+#include "actors/control_plane.hpp"
 #include "actors/process_commands.hpp"
 #include "actors/process_end.hpp"
 #include "actors/relay.hpp"
 #include "actors/worker_processes.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/config/cluster_config.hpp"
-#include "runtime/transport/ucx_messenger.hpp"
 
 namespace baton {
 namespace {
@@ -29,14 +28,13 @@ const node_config& node_of(const cluster_config& config, const std::string& name
 
 /// Serves one coordinator as long as that lives: all that belongs to it goes with it. False: this process was asked to end.
 bool serve(const cluster_config& config, const node_config& node, const actors::coordinator_address& where,
-           std::chrono::milliseconds patience, worker_processes& workers, const process_end& end) {
-  ucx_options links;
-  links.delay = std::chrono::milliseconds(config.links.delay_ms);
-  const auto blocks = make_ucx_messenger(links);
+           const cluster_identity* identity, std::chrono::milliseconds patience, worker_processes& workers,
+           const process_end& end) {
   event_inbox<relay_report> reports;
   relay_log log(actors::log_options_of(node.relay));
-  relay the_relay(node.name, log, blocks.get(), [&](relay_report report) { reports.put(std::move(report)); });
-  actors::actor_config settings(actors::actor_config::reach::network);
+  std::unique_ptr<messenger> blocks;
+  std::optional<relay> the_relay;
+  actors::actor_config settings(actors::actor_config::reach::network, identity);
   caf::actor_system system(settings);
   actors::close_side_doors(system);
 
@@ -50,18 +48,20 @@ bool serve(const cluster_config& config, const node_config& node, const actors::
     return woken;
   };
 
-  std::optional<actors::coordinator_actor> coordinator;
+  std::optional<actors::membership> joined;
   try {
-    coordinator = actors::connect(system, where, patience, [&](std::chrono::milliseconds time) {
+    joined = actors::join_cluster(system, where, identity, patience, [&](std::chrono::milliseconds time) {
       return look_after_workers(time) != process_end::woken::signal;
     });
   } catch (const fault& why) {
     if (why.code() != fault_code::cancelled) throw;
     return false;
   }
-  const auto in_front = actors::spawn_relay(system, *coordinator, the_relay, reports,
+  blocks = actors::make_messenger(config, node, joined->data_plane, "node " + node.name);
+  the_relay.emplace(node.name, log, blocks.get(), [&](relay_report report) { reports.put(std::move(report)); });
+  const auto in_front = actors::spawn_relay(system, joined->coordinator, *the_relay, reports,
                                             std::chrono::milliseconds(config.timeouts.progress_ms));
-  coordinator.reset();
+  joined.reset();
   end.watch(in_front);
   auto woken = process_end::woken::time;
   while (woken == process_end::woken::time || woken == process_end::woken::descriptor) woken = look_after_workers({});
@@ -80,8 +80,9 @@ int run_node(const process_options& options) {
   const bool stays = timeouts.reconnect_ms > 0;
   const std::chrono::milliseconds patience(std::max(timeouts.startup_ms, timeouts.reconnect_ms));
 
+  const auto identity = actors::identity_of(config, {member_role::node, node.name});
   worker_processes workers(config, node, fmt::format("{}:{}", where.host, where.port));
-  while (serve(config, node, where, patience, workers, end) && stays) {
+  while (serve(config, node, where, identity.get(), patience, workers, end) && stays) {
     fmt::print(stderr, "baton: node {}: the coordinator is gone; looking for it at {}:{}\n", node.name, where.host,
                where.port);
     // Also where it is there, and has only given this node up: not in a tight loop.

@@ -1,6 +1,5 @@
 #include "actors/process_cluster.hpp"
 
-#include <caf/io/all.hpp>
 #include <fmt/format.h>
 
 #include "actors/coordinator.hpp"
@@ -22,6 +21,10 @@ std::string description_for_processes(cluster_config config, std::span<const std
     config.job.block_tokens.clear();
   }
   config.timeouts.reconnect_ms = 0;  // they end with this process
+  // All of it is on loopback.
+  config.security = {};
+  config.coordinator.address = loopback;
+  for (auto& node : config.nodes) node.address = loopback;
   std::size_t next = 0;
   for (auto& node : config.nodes) {
     for (auto& device : node.devices) device.memory_bytes = arena_bytes[next++];
@@ -50,15 +53,11 @@ void process_cluster::start(const cluster_config& config, const checkpoint& mode
                             const std::string& description) {
   close_side_doors(*system_);
   coordinator_ = spawn_coordinator(*system_, coordinator_options_of(config, model));
-  const auto port = system_->middleman().publish(coordinator_, 0, loopback, true);
-  if (!port) {
-    throw fault(fault_code::internal,
-                fmt::format("it cannot listen on {} ({})", loopback, system_->render(port.error())), "coordinator");
-  }
+  const auto port = port_.open(*system_, coordinator_, {loopback, 0});
   for (const auto& node : config.nodes) {
     agents_.push_back({node.name, child_process(program,
                                                 {"node", "--config", "-", "--name", node.name, "--coordinator",
-                                                 fmt::format("{}:{}", loopback, *port)},
+                                                 fmt::format("{}:{}", loopback, port)},
                                                 description, child_process::group::own)});
   }
   wait_until_joined(*system_, coordinator_, workers, agents_.size(),

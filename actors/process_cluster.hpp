@@ -6,6 +6,7 @@
 
 #include "actors/actor_config.hpp"
 #include "actors/cluster.hpp"
+#include "actors/control_plane.hpp"
 #include "runtime/process/child_process.hpp"
 
 namespace baton::actors {
@@ -35,6 +36,7 @@ class process_cluster final : public cluster {
   void shut_down();
 
   const std::chrono::milliseconds patience_;  ///< with processes that are to end
+  coordinator_port port_{nullptr};
   actor_config actor_config_;
   std::unique_ptr<caf::actor_system> system_;
   coordinator_actor coordinator_;

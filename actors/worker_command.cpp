@@ -3,14 +3,13 @@
 
 #include <fmt/format.h>
 
-#include "actors/actor_config.hpp"
 #include "actors/cluster_devices.hpp"
+#include "actors/control_plane.hpp"
 #include "actors/process_commands.hpp"
 #include "actors/process_end.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/process/child_process.hpp"
 #include "runtime/transport/process_network.hpp"
-#include "runtime/transport/ucx_messenger.hpp"
 
 namespace baton {
 namespace {
@@ -21,19 +20,18 @@ using actors::process_end;
 struct worker_parts {
   const cluster_config& config;
   const process_end& end;
+  const node_config& node;
+  const cluster_identity* identity = nullptr;
   std::vector<int> ends_with;  ///< readable when its agent has ended
   actors::worker_options options;
 };
 
 /// Serves one coordinator as long as that lives: all shards and blocks go with it, the weights stay. False: this process is to end.
 bool serve(const worker_parts& worker, const actors::coordinator_address& where, std::chrono::milliseconds patience) {
-  ucx_options links;
-  links.delay = std::chrono::milliseconds(worker.config.links.delay_ms);
-  const auto blocks = make_ucx_messenger(links);
-  process_network network(*blocks);
+  std::unique_ptr<messenger> blocks;
+  std::optional<process_network> network;
   auto options = worker.options;
-  options.address = blocks->address();
-  actors::actor_config settings(actors::actor_config::reach::network);
+  actors::actor_config settings(actors::actor_config::reach::network, worker.identity);
   caf::actor_system system(settings);
   actors::close_side_doors(system);
   const auto goes_on = [](process_end::woken woken) {
@@ -41,10 +39,14 @@ bool serve(const worker_parts& worker, const actors::coordinator_address& where,
   };
   std::optional<actors::worker_actor> in_front;
   try {
-    const auto coordinator = actors::connect(system, where, patience, [&](std::chrono::milliseconds time) {
-      return goes_on(worker.end.wait_for(worker.ends_with, time));
-    });
-    in_front = actors::spawn_worker(system, coordinator, options, network.make_endpoint());
+    const auto joined = actors::join_cluster(
+        system, where, worker.identity, patience,
+        [&](std::chrono::milliseconds time) { return goes_on(worker.end.wait_for(worker.ends_with, time)); });
+    blocks = actors::make_messenger(worker.config, worker.node, joined.data_plane,
+                                    fmt::format("device {}/{}", options.device.node, options.device.name));
+    network.emplace(*blocks);
+    options.address = blocks->address();
+    in_front = actors::spawn_worker(system, joined.coordinator, options, network->make_endpoint());
   } catch (const fault& why) {
     if (why.code() != fault_code::cancelled) throw;
     return false;
@@ -78,8 +80,10 @@ int run_worker(const process_options& options) {
   const auto model = checkpoint::open(config.model.directory);
   const model_weights weights(*kernels, model);
   const std::int64_t positions = config.positions_max > 0 ? config.positions_max : model.config().max_positions;
-  worker_parts parts{
-      config, end, {}, actors::worker_options_of(config, *node, *device, device->memory_bytes, positions)};
+  const auto identity = actors::identity_of(config, {member_role::node, node->name});
+  worker_parts parts{config, end,
+                     *node,  identity.get(),
+                     {},     actors::worker_options_of(config, *node, *device, device->memory_bytes, positions)};
   parts.options.kernels = kernels.get();
   parts.options.weights = &weights;
   if (agent) parts.ends_with.push_back(agent->descriptor());

@@ -16,6 +16,7 @@
 #include "runtime/config/config_reader.hpp"
 #include "runtime/config/yaml_tree.hpp"
 #include "runtime/strategy/strategy.hpp"
+#include "runtime/transport/socket.hpp"
 
 namespace baton {
 namespace {
@@ -32,6 +33,7 @@ constexpr int core_max = 1023;  // of a cpu_set_t
 constexpr std::int64_t mebibyte = std::int64_t{1} << 20;
 constexpr std::int64_t tebibyte = std::int64_t{1} << 40;
 constexpr int hour_ms = 3'600'000;
+constexpr std::size_t name_length_max = 64;
 const std::string directory_advice = "the folder of a model, with config.json and model.safetensors";
 constexpr std::string_view system_place = "{system}";
 
@@ -45,24 +47,38 @@ fs::path resolved(const fs::path& directory, const fs::path& base) {
 
 /// Names stand in tables, traces and messages.
 std::string read_name(const config_value& value) {
-  constexpr std::size_t length_max = 64;
   std::string name = value.text();
-  const bool fits = !name.empty() && name.size() <= length_max && std::ranges::all_of(name, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-           c == '-';
-  });
-  if (!fits) value.expected(fmt::format("a name of 1 to {} letters, digits, '.', '_' or '-'", length_max));
+  if (!is_node_name(name))
+    value.expected(fmt::format("a name of 1 to {} letters, digits, '.', '_' or '-'", name_length_max));
   return name;
 }
 
-/// An address or a host's name.
-std::string read_address(const config_value& value) {
+security_config read_security(config_section& in, const fs::path& base) {
+  security_config security;
+  in.read("certificates", security.certificates, [&](const config_value& value) -> fs::path {
+    const std::string text = value.text();
+    if (text.find('\0') != std::string::npos) value.expected("the folder that `baton certificates` has filled");
+    if (text.empty()) return {};
+    return fs::absolute(base / text).lexically_normal();
+  });
+  return security;
+}
+
+/// An address or a host's name; beyond loopback only where strangers are kept out.
+std::string read_address(const config_value& value, const security_config& security) {
   std::string address = value.text();
   const bool fits = !address.empty() && address.size() <= 253 && std::ranges::all_of(address, [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == ':' ||
            c == '-';
   });
   if (!fits) value.expected("an address such as 10.0.0.1, or a host's name");
+  const auto place = socket_place::of(address, 0);
+  const bool here = address == "localhost" || (place && place->is_loopback());
+  if (!here && security.certificates.empty()) {
+    value.refuse(address +
+                 " is beyond loopback, where strangers are; name the folder of certificates in security.certificates "
+                 "(`baton certificates` makes it), or take 127.0.0.1");
+  }
   return address;
 }
 
@@ -208,18 +224,18 @@ relay_config read_relay(config_section& in) {
   return relay;
 }
 
-node_config read_node(config_section& in) {
+node_config read_node(config_section& in, const security_config& security) {
   node_config node{.name = {}, .relay = {}};
   in.read("name", node.name, read_name);
-  in.read("address", node.address, read_address);
+  in.read("address", node.address, [&](const config_value& value) { return read_address(value, security); });
   in.read("relay", node.relay, config::section(read_relay));
   in.read("devices", node.devices, config::named_sections("cpu", read_device));
   return node;
 }
 
-coordinator_config read_coordinator(config_section& in, const fs::path& base) {
+coordinator_config read_coordinator(config_section& in, const fs::path& base, const security_config& security) {
   coordinator_config coordinator;
-  in.read("address", coordinator.address, read_address);
+  in.read("address", coordinator.address, [&](const config_value& value) { return read_address(value, security); });
   in.read("port", coordinator.port, config::whole(1, 65'535));
   in.read("journal", coordinator.journal, [&](const config_value& value) -> fs::path {
     const std::string text = value.text();
@@ -265,6 +281,8 @@ recovery_config read_recovery(config_section& in) {
 
 links_config read_links(config_section& in) {
   links_config links;
+  in.read("transport", links.transport,
+          config::one_of<transport_kind>({{"tcp", transport_kind::tcp}, {"ucx", transport_kind::ucx}}));
   in.read("delay", links.delay_ms, config::duration_ms(0, 60'000));
   return links;
 }
@@ -289,10 +307,14 @@ cluster_config read_cluster(config_section& in, const fs::path& base) {
   in.read("job", cluster.job, config::section(read_job));
   in.read("processes", cluster.processes,
           config::one_of<process_layout>({{"one", process_layout::one}, {"per_device", process_layout::per_device}}));
-  in.read("nodes", cluster.nodes, config::named_sections("node", read_node));
+  in.read("security", cluster.security,
+          config::section([&](config_section& security) { return read_security(security, base); }));
+  in.read("nodes", cluster.nodes,
+          config::named_sections("node", [&](config_section& node) { return read_node(node, cluster.security); }));
   settle_devices(in, cluster);
-  in.read("coordinator", cluster.coordinator,
-          config::section([&](config_section& coordinator) { return read_coordinator(coordinator, base); }));
+  in.read("coordinator", cluster.coordinator, config::section([&](config_section& coordinator) {
+            return read_coordinator(coordinator, base, cluster.security);
+          }));
   in.read("links", cluster.links, config::section(read_links));
   in.read("limits", cluster.positions_max, config::section(read_positions_max));
   in.read("timeouts", cluster.timeouts, config::section(read_timeouts));
@@ -308,6 +330,13 @@ bool model_source::operator==(const model_source& other) const {
                     m.prompt.query_prefix, m.prompt.query_suffix, m.system_prompt);
   };
   return fields(*this) == fields(other);
+}
+
+bool is_node_name(std::string_view name) {
+  return !name.empty() && name.size() <= name_length_max && std::ranges::all_of(name, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
+  });
 }
 
 cluster_config load_cluster_config(const fs::path& file) {

@@ -56,7 +56,13 @@ struct model_source {
 /// Which processes hold a cluster.
 enum class process_layout : std::uint8_t {
   one,         ///< `baton run` holds everything
-  per_device,  ///< a node agent for each node, a worker process for each device; blocks travel over UCX
+  per_device,  ///< a node agent for each node, a worker process for each device; blocks travel over TCP or UCX
+};
+
+/// What carries blocks between processes.
+enum class transport_kind : std::uint8_t {
+  tcp,  ///< closed to strangers, encrypted beyond loopback
+  ucx,  ///< RDMA, shared memory; for networks where nobody else is
 };
 
 /// `baton coordinator`: where it is reached, and what it takes on.
@@ -73,9 +79,17 @@ struct coordinator_config {
 
 /// What lies between processes.
 struct links_config {
+  transport_kind transport = transport_kind::tcp;
   int delay_ms = 0;  ///< how long a block is held back before it is sent: an emulated slow link
 
   bool operator==(const links_config&) const = default;
+};
+
+/// Who is let in.
+struct security_config {
+  std::filesystem::path certificates;  ///< the folder of this host's, absolute; empty: none, which only loopback may do
+
+  bool operator==(const security_config&) const = default;
 };
 
 struct timeouts_config {
@@ -107,6 +121,7 @@ struct cluster_config {
   std::vector<node_config> nodes = {node_config{}};  ///< at least one, of different names
   coordinator_config coordinator;
   links_config links;
+  security_config security;
   std::int64_t positions_max = 0;  ///< 0: the model's
   timeouts_config timeouts;
   recovery_config recovery;
@@ -125,6 +140,9 @@ cluster_config load_cluster_config(const std::filesystem::path& file);
 /// file's folder.
 cluster_config parse_cluster_config(std::string_view yaml, const std::string& file_name,
                                     const std::filesystem::path& base_directory);
+
+/// What a node may be called.
+bool is_node_name(std::string_view name);
 
 /// The configuration with every default spelt out, as YAML that parses back to the same configuration (source_file
 /// apart).

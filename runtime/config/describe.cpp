@@ -127,7 +127,10 @@ std::string describe(const cluster_config& cluster) {
   text += fmt::format("processes: {}\nnodes:\n", cluster.processes == process_layout::one ? "one" : "per_device");
   for (const auto& node : cluster.nodes) text += describe(node);
   text += describe(cluster.coordinator);
-  text += fmt::format("links:\n  delay: {}\n", config::format_duration_ms(cluster.links.delay_ms));
+  text += fmt::format("links:\n  transport: {}\n  delay: {}\n",
+                      cluster.links.transport == transport_kind::tcp ? "tcp" : "ucx",
+                      config::format_duration_ms(cluster.links.delay_ms));
+  text += fmt::format("security:\n  certificates: {}\n", in_quotes(cluster.security.certificates.string()));
   text += fmt::format("limits:\n  positions_max: {}\n", or_auto(cluster.positions_max));
   text += describe(cluster.timeouts);
   return text + fmt::format("recovery:\n  replays: {}\n  reserve: {}\n  replacement: {}\n", cluster.recovery.replays,

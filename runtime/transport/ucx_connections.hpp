@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -13,18 +12,10 @@
 #include <vector>
 
 #include "runtime/transport/message_header.hpp"
-#include "runtime/transport/messenger.hpp"
+#include "runtime/transport/messenger_thread.hpp"
 #include "runtime/transport/ucx_worker.hpp"
 
 namespace baton {
-
-/// What a messenger has moved; counted on the transport thread, read by any.
-struct traffic_counters {
-  std::atomic<std::int64_t> messages_sent{0};
-  std::atomic<std::int64_t> bytes_sent{0};
-  std::atomic<std::int64_t> messages_received{0};
-  std::atomic<std::int64_t> bytes_received{0};
-};
 
 /// Moves messages over a worker's endpoints: one for each peer, made at the first message of either side, because only a side with
 /// an endpoint of its own is told when the connection breaks. A broken one is closed, what was to go over it is dropped, and the
@@ -40,10 +31,7 @@ class ucx_connections {
  public:
   using time_point = std::chrono::steady_clock::time_point;
 
-  struct arrival {
-    const std::string* from = nullptr;  ///< the sender's address; lives as long as the connections
-    message what;
-  };
+  using arrival = message_network::arrival;
 
   ucx_connections(ucx_worker& worker, traffic_counters& counters);
   /// Closes all endpoints and waits, a few seconds at most, for what UCX still holds.

@@ -1,4 +1,4 @@
-// How fast blocks go from one messenger to another over UCX, beside a raw copy through a TCP socket in the same process and run:
+// How fast blocks go from one messenger to another over UCX and over TCP, plain and sealed, beside a raw copy through a TCP socket in the same process and run:
 // the two take turns within every iteration, so that what else the machine does disturbs both. All of it on the loopback device.
 // The rates are those of the whole run; `ratio` compares them.
 
@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -17,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "runtime/transport/ucx_messenger.hpp"
+#include "tests/support/messenger_kinds.hpp"
 
 namespace baton {
 namespace {
@@ -121,19 +122,20 @@ message message_of(std::uint64_t number, std::shared_ptr<const block> payload) {
 }
 
 struct totals {
-  double tcp_s = 0;
-  double tcp_cpu_s = 0;
-  double ucx_s = 0;
-  double ucx_cpu_s = 0;
+  double raw_s = 0;
+  double raw_cpu_s = 0;
+  double own_s = 0;
+  double own_cpu_s = 0;
 };
 
 /// 8 MiB blocks, `verify`: with a checksum made by the sender and compared by the receiver, on both ways.
-void blocks(benchmark::State& state, bool verify) {
+void blocks(benchmark::State& state, const std::string& kind, bool verify) {
+  const auto made = messenger_kind_of(kind);
   const auto payloads = make_blocks();
   const socket_pair tcp;
   receiver in(verify);
-  const auto from = make_ucx_messenger({});
-  const auto to = make_ucx_messenger({});
+  const auto from = made.make({});
+  const auto to = made.make({});
   to->listen(&in);
   from->listen(nullptr);
   std::vector<std::byte> into(block_size);
@@ -153,7 +155,7 @@ void blocks(benchmark::State& state, bool verify) {
       if (verify && checksum_of(into) != payloads[static_cast<std::size_t>(i % blocks_under_way)]->checksum) ++damaged;
     }
   };
-  const auto over_ucx = [&] {
+  const auto over_messengers = [&] {
     const auto before = in.received_so_far();
     for (int i = 0; i < blocks_per_turn; ++i) {
       // A block is free again once the one that followed it by `blocks_under_way` has to go.
@@ -172,28 +174,26 @@ void blocks(benchmark::State& state, bool verify) {
   };
 
   over_tcp();  // both warm: connections made, buffers touched
-  over_ucx();
+  over_messengers();
   totals sum;
   for (auto _ : state) {
-    timed(over_tcp, sum.tcp_s, sum.tcp_cpu_s);
-    timed(over_ucx, sum.ucx_s, sum.ucx_cpu_s);
+    timed(over_tcp, sum.raw_s, sum.raw_cpu_s);
+    timed(over_messengers, sum.own_s, sum.own_cpu_s);
   }
   to->listen(nullptr);
   if (damaged != 0 || in.damaged() != 0) state.SkipWithError("blocks arrived damaged");
   const double gigabytes =
       1e-9 * static_cast<double>(block_size) * blocks_per_turn * static_cast<double>(state.iterations());
-  state.counters["tcp_GB/s"] = gigabytes / sum.tcp_s;
-  state.counters["ucx_GB/s"] = gigabytes / sum.ucx_s;
-  state.counters["ratio"] = sum.tcp_s / sum.ucx_s;
-  state.counters["tcp_cpu_s/GB"] = sum.tcp_cpu_s / gigabytes;
-  state.counters["ucx_cpu_s/GB"] = sum.ucx_cpu_s / gigabytes;
+  state.counters["raw_GB/s"] = gigabytes / sum.raw_s;
+  state.counters["GB/s"] = gigabytes / sum.own_s;
+  state.counters["ratio"] = sum.raw_s / sum.own_s;
+  state.counters["raw_cpu_s/GB"] = sum.raw_cpu_s / gigabytes;
+  state.counters["cpu_s/GB"] = sum.own_cpu_s / gigabytes;
 }
 
-void block_rate(benchmark::State& state) { blocks(state, false); }
-void block_rate_with_checksums(benchmark::State& state) { blocks(state, true); }
-
 /// There and back: a message of `range` bytes that the other side answers from its transport thread.
-void round_trip(benchmark::State& state) {
+void round_trip(benchmark::State& state, const std::string& kind) {
+  const auto made = messenger_kind_of(kind);
   struct echo final : messenger::listener {
     messenger* messages = nullptr;
     void received(const std::string& from, message&& m) override { messages->send(from, std::move(m)); }
@@ -203,8 +203,8 @@ void round_trip(benchmark::State& state) {
   payload->bytes.resize(static_cast<std::size_t>(state.range(0)));
   receiver in(false);
   echo back;
-  const auto near = make_ucx_messenger({});
-  const auto far = make_ucx_messenger({});
+  const auto near = made.make({});
+  const auto far = made.make({});
   back.messages = far.get();
   near->listen(&in);
   far->listen(&back);
@@ -215,11 +215,12 @@ void round_trip(benchmark::State& state) {
   }
 }
 
-/// What two connected messengers cost that have nothing to do, with all threads of UCX, in percent of a core.
-void idle(benchmark::State& state) {
+/// What two connected messengers cost that have nothing to do, with all their threads, in percent of a core.
+void idle(benchmark::State& state, const std::string& kind) {
+  const auto made = messenger_kind_of(kind);
   receiver first(false), second(false);
-  const auto a = make_ucx_messenger({});
-  const auto b = make_ucx_messenger({});
+  const auto a = made.make({});
+  const auto b = made.make({});
   a->listen(&first);
   b->listen(&second);
   a->send(b->address(), message_of(1, nullptr));
@@ -234,21 +235,26 @@ void idle(benchmark::State& state) {
   state.counters["cpu_%"] = 100 * cpu_s / wall_s;
 }
 
-BENCHMARK(block_rate)->Name("transport/blocks")->UseRealTime()->Unit(benchmark::kMillisecond)->MinTime(3);
-BENCHMARK(block_rate_with_checksums)
-    ->Name("transport/blocks_with_checksums")
-    ->UseRealTime()
-    ->Unit(benchmark::kMillisecond)
-    ->MinTime(3);
-BENCHMARK(round_trip)
-    ->Name("transport/round_trip")
-    ->Arg(0)
-    ->Arg(4096)
-    ->Arg(65536)
-    ->Arg(1 << 20)
-    ->UseRealTime()
-    ->Unit(benchmark::kMicrosecond);
-BENCHMARK(idle)->Name("transport/idle")->UseRealTime()->Unit(benchmark::kSecond)->Iterations(1);
+const bool registered = [] {
+  for (const auto& kind : messenger_kinds()) {
+    const auto add = [&](const std::string& what, auto body) {
+      return benchmark::RegisterBenchmark((kind.name + "/" + what).c_str(), body)->UseRealTime();
+    };
+    const std::string name = kind.name;
+    add("blocks", [=](auto& state) { blocks(state, name, false); })->Unit(benchmark::kMillisecond)->MinTime(3);
+    add("blocks_with_checksums", [=](auto& state) { blocks(state, name, true); })
+        ->Unit(benchmark::kMillisecond)
+        ->MinTime(3);
+    add("round_trip", [=](auto& state) { round_trip(state, name); })
+        ->Arg(0)
+        ->Arg(4096)
+        ->Arg(65536)
+        ->Arg(1 << 20)
+        ->Unit(benchmark::kMicrosecond);
+    add("idle", [=](auto& state) { idle(state, name); })->Unit(benchmark::kSecond)->Iterations(1);
+  }
+  return true;
+}();
 
 }  // namespace
 }  // namespace baton

@@ -222,7 +222,7 @@ TEST(service_without_a_cluster, whoever_asks_is_told_so) {
   const service_cluster cluster;
   const auto result = cluster.ask("status");
   EXPECT_EQ(result.exit_code, 1);
-  EXPECT_THAT(result.err, HasSubstr("no coordinator answered within"));
+  EXPECT_THAT(result.err, HasSubstr("no coordinator let this process in within"));
 }
 
 TEST(service_configuration, that_is_not_enough_is_refused_with_the_key) {

@@ -21,7 +21,7 @@ std::string first_line(int fd) {
 
 }  // namespace
 
-peer_process::peer_process(const std::string& program) {
+peer_process::peer_process(const std::string& program, const std::string& kind) {
   int input[2], output[2];
   if (pipe2(input, O_CLOEXEC) != 0 || pipe2(output, O_CLOEXEC) != 0) throw std::runtime_error("no pipes");
   posix_spawn_file_actions_t files;
@@ -29,7 +29,8 @@ peer_process::peer_process(const std::string& program) {
   posix_spawn_file_actions_adddup2(&files, input[0], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&files, output[1], STDOUT_FILENO);
   std::string name = program;
-  char* arguments[] = {name.data(), nullptr};
+  std::string argument = kind;
+  char* arguments[] = {name.data(), argument.data(), nullptr};
   const int failed = posix_spawn(&pid_, program.c_str(), &files, nullptr, arguments, environ);
   posix_spawn_file_actions_destroy(&files);
   close(input[0]);

@@ -6,11 +6,11 @@
 
 namespace baton {
 
-/// A process of tests/programs/ucx_peer.cpp, which sends every message back. Killed with its owner.
+/// A process of tests/programs/messenger_peer.cpp, which sends every message back. Killed with its owner.
 class peer_process {
  public:
-  /// `program`: its path. Returns when the process listens. Throws std::runtime_error.
-  explicit peer_process(const std::string& program);
+  /// `program`: its path; `kind`: of its messenger. Returns when the process listens. Throws std::runtime_error.
+  peer_process(const std::string& program, const std::string& kind);
   ~peer_process();
   peer_process(const peer_process&) = delete;
   peer_process& operator=(const peer_process&) = delete;

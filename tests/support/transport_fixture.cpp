@@ -7,7 +7,7 @@
 #include <thread>
 #include <utility>
 
-#include "runtime/transport/ucx_messenger.hpp"
+#include "tests/support/messenger_kinds.hpp"
 
 namespace baton {
 namespace {
@@ -97,6 +97,9 @@ void faulty_fixture::kill(int process) {
 ucx_fixture::ucx_fixture() : process_fixture([] { return make_ucx_messenger(ucx_options{}); }) {
   introduce_everybody();
 }
+
+tcp_fixture::tcp_fixture(bool sealed)
+    : process_fixture([kind = messenger_kind_of(sealed ? "sealed_tcp" : "tcp")] { return kind.make({}); }) {}
 
 rank_seat take_seat(transport_fixture& fixture, job_id job, int rank) {
   rank_seat seat;

@@ -121,6 +121,12 @@ class ucx_fixture final : public process_fixture {
   ucx_fixture();
 };
 
+/// The same over TCP, plain or sealed.
+class tcp_fixture final : public process_fixture {
+ public:
+  explicit tcp_fixture(bool sealed);
+};
+
 /// A rank with a device of its own.
 struct rank_seat {
   std::unique_ptr<endpoint> door;

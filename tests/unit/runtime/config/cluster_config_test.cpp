@@ -82,6 +82,8 @@ TEST(cluster_config, fills_in_every_default) {
   EXPECT_EQ(config.nodes[0].devices[0], (device_config{.name = "cpu0", .threads = 0, .cores = {}, .memory_bytes = 0}));
   EXPECT_EQ(config.processes, process_layout::one);
   EXPECT_EQ(config.links.delay_ms, 0);
+  EXPECT_EQ(config.links.transport, transport_kind::tcp);
+  EXPECT_TRUE(config.security.certificates.empty());
   EXPECT_EQ(config.positions_max, 0);
   EXPECT_EQ(config.timeouts, (timeouts_config{100, 1'200, 30'000, 60'000, 5'000}));
 }
@@ -128,7 +130,8 @@ nodes:
       - {threads: auto, memory: auto}
   - devices: [{}]
 processes: per_device
-links: {delay: 20ms}
+links: {transport: ucx, delay: 20ms}
+security: {certificates: keys}
 limits: {positions_max: 65536}
 timeouts: {progress: 50ms, silence: 2s, exchange: 9s, startup: 1min, shutdown: 300ms, client: 7s, reconnect: 0ms}
 coordinator: {address: head.example, port: 99, journal: kept, queue: 3, jobs: 2, results: 5}
@@ -163,6 +166,19 @@ coordinator: {address: head.example, port: 99, journal: kept, queue: 3, jobs: 2,
   EXPECT_EQ(config.timeouts, (timeouts_config{50, 2'000, 9'000, 60'000, 300, 7'000, 0}));
   // A relative folder is below that of the file.
   EXPECT_EQ(config.coordinator, (coordinator_config{"head.example", 99, "/base/kept", 3, 2, 5}));
+  EXPECT_EQ(config.links.transport, transport_kind::ucx);
+  EXPECT_EQ(config.security.certificates.filename(), "keys");
+  EXPECT_TRUE(config.security.certificates.is_absolute());
+}
+
+TEST(cluster_config, addresses_beyond_loopback_go_with_certificates) {
+  const auto config = parse(model +
+                            "nodes: [{address: 10.0.0.2}, {address: node.example}]\ncoordinator: {address: 10.0.0.1}\n"
+                            "security: {certificates: /etc/baton}\n");
+  EXPECT_EQ(config.nodes[1].address, "node.example");
+  EXPECT_EQ(config.coordinator.address, "10.0.0.1");
+  for (const auto* here : {"127.0.0.1", "127.8.9.10", "\"::1\"", "localhost"})
+    EXPECT_NO_THROW(static_cast<void>(parse(model + "coordinator: {address: " + here + "}\n"))) << here;
 }
 
 TEST(cluster_config, reads_a_prompt_that_is_spelt_out) {
@@ -259,24 +275,38 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
       {"model:\n  directroy: /m\n", "f.yaml:2:3: model.directroy: unknown key; did you mean directory?"},
       {model + "job:\n  anchor-tokens: 8\n", "f.yaml:3:3: job.anchor-tokens: unknown key; did you mean anchor_tokens?"},
       {model + "ranks: 8\n",
-       "f.yaml:2:1: ranks: unknown key; known here are model, job, processes, nodes, coordinator, links, limits, "
+       "f.yaml:2:1: ranks: unknown key; known here are model, job, processes, security, nodes, coordinator, links, "
+       "limits, "
        "timeouts, "
        "recovery"},
       {model + "nodes:\n  - name: a\n    devices:\n      - core: [1]\n",
        "f.yaml:5:9: nodes[0].devices[0].core: unknown key; did you mean cores?"},
       {model + "<<: {job: {ranks: 8}}\n",
-       "f.yaml:2:1: <<: unknown key; known here are model, job, processes, nodes, coordinator, links, limits, "
-       "timeouts, recovery"},
+       "f.yaml:2:1: <<: unknown key; known here are model, job, processes, security, nodes, coordinator, links, "
+       "limits, "
+       "timeouts, "
+       "recovery"},
       {model + "\"a\\nb\": 1\n",
-       "f.yaml:2:1: a\\nb: unknown key; known here are model, job, processes, nodes, coordinator, links, limits, "
+       "f.yaml:2:1: a\\nb: unknown key; known here are model, job, processes, security, nodes, coordinator, links, "
+       "limits, "
        "timeouts, "
        "recovery"},
       {model + std::string(59, 'x') + "ßß: 1\n", "f.yaml:2:1: " + std::string(59, 'x') +
-                                                     "…: unknown key; known here are model, job, processes, nodes, "
-                                                     "coordinator, links, limits, timeouts, recovery"},
+                                                     "…: unknown key; known here are model, job, processes, security, "
+                                                     "nodes, coordinator, links, limits, timeouts, "
+                                                     "recovery"},
       {model + model, "f.yaml:2:1: model: this key is there already; keep one of the two"},
       {model + "job:\n  ranks: 8\n  seed: 1\n  ranks: 8\n",
        "f.yaml:5:3: job.ranks: this key is there already; keep one of the two"},
+
+      // Strangers.
+      {model + "nodes:\n  - address: 10.0.0.1\n",
+       "f.yaml:3:14: nodes[0].address: 10.0.0.1 is beyond loopback, where strangers are; name the folder of "
+       "certificates "
+       "in security.certificates (`baton certificates` makes it), or take 127.0.0.1"},
+      {model + "coordinator: {address: head.example}\nsecurity: {}\n",
+       "f.yaml:2:24: coordinator.address: head.example is beyond loopback, where strangers are; name the folder of "
+       "certificates in security.certificates (`baton certificates` makes it), or take 127.0.0.1"},
 
       // Types.
       {"model: /m\n", "f.yaml:1:8: model: expected a mapping of keys, got '/m'"},

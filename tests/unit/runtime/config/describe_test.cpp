@@ -131,7 +131,10 @@ cluster_config drawn_config() {
                         .queue = static_cast<int>(drawn(1, 1'000'000)),
                         .jobs = static_cast<int>(drawn(1, 1000)),
                         .results = static_cast<int>(drawn(1, 1'000'000))};
+  if (config.coordinator.address == "head-node.example") config.security.certificates = "/keys";
   config.processes = *rc::gen::element(process_layout::one, process_layout::per_device);
+  config.links.transport = *rc::gen::element(transport_kind::tcp, transport_kind::ucx);
+  if (*rc::gen::arbitrary<bool>()) config.security.certificates = "/keys";
   config.links.delay_ms = static_cast<int>(drawn(0, 60'000));
   return config;
 }
@@ -177,7 +180,10 @@ coordinator:
   jobs: 8
   results: 1000
 links:
+  transport: tcp
   delay: 0ms
+security:
+  certificates: ""
 limits:
   positions_max: auto
 timeouts:

@@ -735,10 +735,13 @@ const network_kind faulty_kind{"faulty", [] {
                                      fault_plan{.drop = 0.002, .duplicate = 0.1, .delay = 0.3, .delay_max = 2ms});
                                }};
 const network_kind ucx_kind{"ucx", [] { return std::make_unique<ucx_fixture>(); }};
+const network_kind tcp_kind{"tcp", [] { return std::make_unique<tcp_fixture>(false); }};
+const network_kind sealed_tcp_kind{"sealed_tcp", [] { return std::make_unique<tcp_fixture>(true); }};
 
-INSTANTIATE_TEST_SUITE_P(networks, transport_conformance, testing::Values(local_kind, faulty_kind, ucx_kind),
-                         name_of_kind);
-INSTANTIATE_TEST_SUITE_P(networks, many_processes_conformance, testing::Values(faulty_kind, ucx_kind), name_of_kind);
+INSTANTIATE_TEST_SUITE_P(networks, transport_conformance,
+                         testing::Values(local_kind, faulty_kind, ucx_kind, tcp_kind, sealed_tcp_kind), name_of_kind);
+INSTANTIATE_TEST_SUITE_P(networks, many_processes_conformance,
+                         testing::Values(faulty_kind, ucx_kind, tcp_kind, sealed_tcp_kind), name_of_kind);
 
 }  // namespace
 }  // namespace baton

@@ -1,11 +1,11 @@
-// A process at the other end, for tests that kill or stop it. Prints its messenger's address in hexadecimal, sends every message
+// A process at the other end, for tests that kill or stop it. Its argument is the kind of its messenger. Prints its messenger's address in hexadecimal, sends every message
 // back to where it came from, and ends with its standard input.
 
 #include <cstdio>
 
 #include <unistd.h>
 
-#include "runtime/transport/ucx_messenger.hpp"
+#include "tests/support/messenger_kinds.hpp"
 
 namespace {
 
@@ -18,8 +18,9 @@ struct echo final : baton::messenger::listener {
 
 }  // namespace
 
-int main() {
-  const auto messages = baton::make_ucx_messenger({});
+int main(int count, char** arguments) {
+  if (count != 2) return 2;
+  const auto messages = baton::messenger_kind_of(arguments[1]).make({});
   echo back(*messages);
   messages->listen(&back);
   for (const char c : messages->address()) std::printf("%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));

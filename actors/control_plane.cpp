@@ -1,0 +1,115 @@
+#include "actors/control_plane.hpp"
+
+#include <optional>
+
+#include <caf/io/all.hpp>
+#include <caf/openssl/all.hpp>
+#include <fmt/format.h>
+#include <poll.h>
+
+#include "kernels/fault.hpp"
+#include "runtime/transport/socket.hpp"
+#include "runtime/transport/tcp_messenger.hpp"
+#include "runtime/transport/ucx_messenger.hpp"
+
+namespace baton::actors {
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+// Steps of a join.
+constexpr std::chrono::seconds connect_time_max{2};
+constexpr std::chrono::seconds answer_time_max{5};
+
+std::string where_of(const coordinator_address& where) { return fmt::format("{}:{}", where.host, where.port); }
+
+caf::expected<gate_actor> gate_at(caf::actor_system& system, const coordinator_address& where,
+                                  const cluster_identity* identity) {
+  if (identity == nullptr) return system.middleman().remote_actor<gate_actor>(where.host, where.port);
+  return caf::openssl::remote_actor<gate_actor>(system, where.host, where.port);
+}
+
+/// Asks, and waits for the answer. Nothing: none came, and `trouble` says why.
+template <class... Answers, class... Question>
+std::optional<std::tuple<Answers...>> asked(caf::scoped_actor& self, const gate_actor& gate, std::string& trouble,
+                                            Question&&... question) {
+  std::optional<std::tuple<Answers...>> answer;
+  self->request(gate, answer_time_max, std::forward<Question>(question)...)
+      .receive([&](Answers&... answers) { answer.emplace(answers...); },
+               [&](const caf::error& why) { trouble = self->home_system().render(why); });
+  return answer;
+}
+
+}  // namespace
+
+std::unique_ptr<cluster_identity> identity_of(const cluster_config& config, const cluster_member& who) {
+  if (config.security.certificates.empty()) return nullptr;
+  return std::make_unique<cluster_identity>(config.security.certificates, who);
+}
+
+coordinator_port::coordinator_port(const cluster_identity* identity) : identity_(identity) {}
+
+std::uint16_t coordinator_port::open(caf::actor_system& system, const coordinator_actor& coordinator,
+                                     const coordinator_address& where) {
+  // Drawn anew for each coordinator: its agents and workers start their data plane anew with it.
+  const auto gate = spawn_gate(system, coordinator, identity_, random_key(), admitted_);
+  if (identity_ != nullptr) {
+    const auto behind = caf::openssl::publish(gate, 0, "127.0.0.1", true);
+    if (!behind) throw fault(fault_code::internal, system.render(behind.error()), "TLS on loopback");
+    guard_ = std::make_unique<port_guard>(
+        port_guard_options{resolved_place(where.host, where.port), resolved_place("127.0.0.1", *behind),
+                           [](const std::string& text) { fmt::print(stderr, "baton: coordinator: {}\n", text); }});
+    return guard_->port();
+  }
+  const auto port = system.middleman().publish(gate, where.port, where.host.c_str(), true);
+  if (port) return *port;
+  throw fault(fault_code::bad_input,
+              fmt::format("it cannot listen there ({}); is the address this machine's, and the port free?",
+                          system.render(port.error())),
+              where_of(where));
+}
+
+membership join_cluster(caf::actor_system& system, const coordinator_address& where, const cluster_identity* identity,
+                        std::chrono::milliseconds patience, const pause_function& pause) {
+  const auto deadline = clock::now() + patience;
+  for (;;) {
+    std::string trouble;
+    // A host that does not answer would hold up the one thread of CAF's that connects.
+    if (!can_connect(resolved_place(where.host, where.port), connect_time_max)) {
+      trouble = "nobody takes connections there";
+    } else if (auto gate = gate_at(system, where, identity)) {
+      caf::scoped_actor self(system);
+      joiner newcomer(identity);
+      const auto challenge = asked<std::string>(self, *gate, trouble, hello_atom::value, newcomer.hello());
+      if (challenge) {
+        const auto proof = newcomer.challenged(std::get<0>(*challenge));
+        const auto admission = asked<coordinator_actor, std::string>(self, *gate, trouble, prove_atom::value, proof);
+        if (admission) return {std::get<0>(*admission), newcomer.admitted(std::get<1>(*admission))};
+      }
+    } else {
+      trouble = system.render(gate.error());
+    }
+    if (clock::now() > deadline) {
+      throw fault(fault_code::deadline,
+                  fmt::format("no coordinator let this process in within {} ms ({})", patience.count(), trouble),
+                  where_of(where));
+    }
+    if (!pause(std::chrono::milliseconds(50)))
+      throw fault(fault_code::cancelled, "stopped while it looked for the coordinator", where_of(where));
+  }
+}
+
+std::unique_ptr<messenger> make_messenger(const cluster_config& config, const node_config& node,
+                                          const secret_key& data_plane, const std::string& who) {
+  const std::chrono::milliseconds delay(config.links.delay_ms);
+  const auto here = resolved_place(node.address, 0);
+  // Without a name of its own UCX takes any device.
+  if (config.links.transport == transport_kind::ucx)
+    return make_ucx_messenger({.net_devices = here.is_loopback() ? "lo" : "", .delay = delay});
+  return make_tcp_messenger(
+      {.host = here.host(), .cluster = data_plane, .delay = delay, .warn = [who](const std::string& text) {
+         fmt::print(stderr, "baton: {}: {}\n", who, text);
+       }});
+}
+
+}  // namespace baton::actors

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "actors/actor_config.hpp"
+#include "actors/gate.hpp"
+#include "actors/messages.hpp"
+#include "runtime/config/cluster_config.hpp"
+#include "runtime/security/certificates.hpp"
+#include "runtime/security/port_guard.hpp"
+#include "runtime/transport/messenger.hpp"
+
+/// How the processes of a cluster reach each other: the coordinator's port, and the data plane.
+namespace baton::actors {
+
+/// What this process proves to be. Null where the configuration names no certificates. Throws fault(bad_input).
+std::unique_ptr<cluster_identity> identity_of(const cluster_config& config, const cluster_member& who);
+
+/// The coordinator's door to other processes: plain TCP without certificates, which is for loopback only, else TLS behind a
+/// port_guard. What answers there ends with the coordinator, and before this object.
+class coordinator_port {
+ public:
+  /// `identity`: as identity_of made it; outlives the port.
+  explicit coordinator_port(const cluster_identity* identity);
+
+  /// For coordinator_options: who is who. Null where nobody has to prove anything.
+  [[nodiscard]] const admissions* admitted() const { return identity_ == nullptr ? nullptr : &admitted_; }
+  /// Listens on that address of this machine alone; port 0 takes a free one, which is returned. Throws fault(bad_input).
+  std::uint16_t open(caf::actor_system& system, const coordinator_actor& coordinator, const coordinator_address& where);
+
+ private:
+  const cluster_identity* identity_;
+  admissions admitted_;
+  std::unique_ptr<port_guard> guard_;
+};
+
+struct membership {
+  coordinator_actor coordinator;
+  secret_key data_plane{};
+};
+
+/// Joins the cluster of a coordinator in another process; tries until it is there. Throws fault(deadline); fault(cancelled) where `pause` gives up; fault(bad_input) where
+/// what answers is not this cluster's coordinator, or does not take this process for a member.
+membership join_cluster(caf::actor_system& system, const coordinator_address& where, const cluster_identity* identity,
+                        std::chrono::milliseconds patience, const pause_function& pause = sleep_for);
+
+/// A process's messenger on the data plane, as the configuration has it. `who`: for what it says about strangers.
+std::unique_ptr<messenger> make_messenger(const cluster_config& config, const node_config& node,
+                                          const secret_key& data_plane, const std::string& who);
+
+}  // namespace baton::actors

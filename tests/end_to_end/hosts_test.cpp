@@ -1,0 +1,216 @@
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/end_to_end/baton_process.hpp"
+#include "tests/end_to_end/samples.hpp"
+#include "tests/support/strangers.hpp"
+#include "tests/support/temporary_directory.hpp"
+
+/// Three hosts of deploy/local-cluster.sh: network namespaces with links between them, TLS and encrypted blocks.
+namespace baton {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::HasSubstr;
+
+struct shell_result {
+  int exit_code = -1;
+  std::string out;  ///< and standard error
+};
+
+shell_result shell(const std::string& command) {
+  shell_result result;
+  FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
+  std::array<char, 4096> piece{};
+  while (pipe != nullptr) {
+    const auto n = std::fread(piece.data(), 1, piece.size(), pipe);
+    if (n == 0) break;
+    result.out.append(piece.data(), n);
+  }
+  const int status = pipe == nullptr ? -1 : ::pclose(pipe);
+  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+  return result;
+}
+
+/// Up as long as the object lives. Several tests at once do not meet: name and network follow from the process.
+class host_cluster {
+ public:
+  explicit host_cluster(const std::string& options)
+      : name_("t" + std::to_string(getpid() % 1'000'000)),
+        subnet_("10." + std::to_string(100 + getpid() % 100) + "." + std::to_string(getpid() / 100 % 250)) {
+    up_ = shell(call("up " + options));
+  }
+  ~host_cluster() { static_cast<void>(shell(call("down"))); }
+  host_cluster(const host_cluster&) = delete;
+  host_cluster& operator=(const host_cluster&) = delete;
+
+  [[nodiscard]] const shell_result& up() const { return up_; }
+  [[nodiscard]] std::string config() const { return (folder_.path() / "cluster/cluster.yaml").string(); }
+  [[nodiscard]] std::string host(const std::string& which) const { return "baton-" + name_ + "-" + which; }
+  [[nodiscard]] std::string address(const std::string& which) const {
+    return subnet_ + (which == "coordinator" ? ".1" : "." + std::to_string(11 + std::stoi(which.substr(1))));
+  }
+  [[nodiscard]] std::string logs() const {
+    return shell("cat " + (folder_.path() / "cluster/log").string() + "/*.log").out;
+  }
+  [[nodiscard]] shell_result down() const { return shell(call("down")); }
+  /// All that a cluster of this name could leave behind.
+  [[nodiscard]] std::string remains() const {
+    return shell("ip netns list | grep baton-" + name_ + "-; ip -o link show | grep bt-" + name_ + "; find " +
+                 folder_.path().string() + " -name cluster")
+        .out;
+  }
+
+ private:
+  [[nodiscard]] std::string call(const std::string& what) const {
+    return "BATON=" BATON_BINARY " BATON_CLUSTER_DIR=" + (folder_.path() / "cluster").string() + " " +
+           (source / "deploy/local-cluster.sh").string() + " " + what + " --name " + name_ + " --subnet " + subnet_;
+  }
+
+  const temporary_directory folder_;
+  const std::string name_;
+  const std::string subnet_;
+  shell_result up_;
+};
+
+#define UP_OR_SKIP(cluster)                                                                     \
+  if ((cluster).up().exit_code == 2) GTEST_SKIP() << "NOT TESTED HERE: " << (cluster).up().out; \
+  ASSERT_EQ((cluster).up().exit_code, 0) << (cluster).up().out;                                 \
+  ASSERT_THAT((cluster).up().out, HasSubstr("config: " + (cluster).config()))
+
+/// Ports that are listened on in a host, by address.
+std::vector<std::pair<std::string, int>> listening_on(const std::string& host) {
+  std::vector<std::pair<std::string, int>> all;
+  std::istringstream lines(shell("ip netns exec " + host + " ss -H -t -l -n").out);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string state, receive, send, local;
+    words >> state >> receive >> send >> local;
+    const auto colon = local.rfind(':');
+    if (colon != std::string::npos) all.emplace_back(local.substr(0, colon), std::stoi(local.substr(colon + 1)));
+  }
+  return all;
+}
+
+std::vector<std::string> job_of(const std::string& document, const std::string& question) {
+  return {"--document", document, "--question", question, "--ranks", "6"};
+}
+
+std::vector<std::string> operator+(std::vector<std::string> a, const std::vector<std::string>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+TEST(hosts, three_of_them_give_the_logits_of_one_process_to_the_bit_and_leave_nothing_behind) {
+  fs::current_path(source);
+  const temporary_directory folder;
+  const auto s = samples_of("archive-2k").at(1);
+  const host_cluster cluster("--nodes 3 --devices 2");
+  UP_OR_SKIP(cluster);
+  std::vector<std::string> dumps;
+  std::vector<json> results;
+  for (const auto& [command, config] :
+       {std::pair<std::string, std::string>{"run", quickstart}, {"submit", cluster.config()}}) {
+    const auto dump = (folder.path() / (command + ".safetensors")).string();
+    const auto out = (folder.path() / (command + ".json")).string();
+    const auto result =
+        run_baton(std::vector<std::string>{command, "--config", config} + job_of(s.document, s.question) +
+                  std::vector<std::string>{"--dump", dump, "--json", out, "--quiet"});
+    ASSERT_EQ(result.exit_code, 0) << result.err << cluster.logs();
+    dumps.push_back(text_of(dump));
+    results.push_back(json_of(out));
+  }
+  EXPECT_FALSE(dumps[0].empty());
+  EXPECT_TRUE(dumps[0] == dumps[1]) << "the dumps differ";
+  EXPECT_EQ(results[0].at("answer_ids"), results[1].at("answer_ids"));
+  std::set<std::string> nodes;
+  for (const auto& rank : results[1].at("ranks")) nodes.insert(rank.at("node").get<std::string>());
+  EXPECT_EQ(nodes, (std::set<std::string>{"n0", "n1", "n2"}));
+
+  EXPECT_EQ(cluster.down().exit_code, 0);
+  EXPECT_EQ(cluster.remains(), "");
+}
+
+TEST(hosts, strangers_on_every_port_change_nothing_while_a_job_runs) {
+  fs::current_path(source);
+  rlimit files{};
+  getrlimit(RLIMIT_NOFILE, &files);
+  files.rlim_cur = std::max<rlim_t>(files.rlim_cur, std::min<rlim_t>(files.rlim_max, 8192));
+  setrlimit(RLIMIT_NOFILE, &files);
+  const temporary_directory folder;
+  const auto s = samples_of("archive-32k").at(0);
+  const host_cluster cluster("--nodes 3 --devices 1");
+  UP_OR_SKIP(cluster);
+
+  // Every port is on the address that the file names, apart from the TLS behind the guard.
+  std::vector<socket_place> ports;
+  for (const std::string which : {"coordinator", "n0", "n1", "n2"}) {
+    for (const auto& [address, port] : listening_on(cluster.host(which))) {
+      if (which == "coordinator" && address == "127.0.0.1") continue;
+      EXPECT_EQ(address, cluster.address(which)) << which;
+      ports.push_back(*socket_place::of(address, static_cast<std::uint16_t>(port)));
+    }
+  }
+  ASSERT_EQ(ports.size(), 1u + 3u + 3u) << "the coordinator's, the agents', the workers'";
+  const auto pids = [&] {
+    return shell("for h in coordinator n0 n1 n2; do ip netns pids " + cluster.host("$h") + "; done").out;
+  };
+  const auto before = pids();
+
+  const auto out = (folder.path() / "out.json").string();
+  baton_process submit(std::vector<std::string>{"submit", "--config", cluster.config()} +
+                       job_of(s.document, s.question) + std::vector<std::string>{"--json", out, "--quiet"});
+  std::mt19937_64 random(11);
+  std::vector<stranger_connection> idle;
+  for (const auto& port : ports) {
+    for (int i = 0; i < 500 / static_cast<int>(ports.size()) + 1; ++i) {
+      idle.emplace_back(port);
+      EXPECT_TRUE(idle.back().is_open()) << port.text();
+    }
+    for (int i = 0; i < 30; ++i) {
+      stranger_connection hostile(port);
+      std::vector<std::byte> noise(i % 3 == 0 ? 32 : 1 + random() % 3000);
+      for (auto& b : noise) b = static_cast<std::byte>(i % 3 == 1 ? 0xff : i % 3 == 0 ? 0 : random());
+      if (i % 3 == 0) noise[4] = std::byte{1};
+      hostile.say(noise);
+    }
+  }
+  const auto result = submit.wait();
+  EXPECT_EQ(result.exit_code, 0) << result.err << cluster.logs();
+  EXPECT_EQ(json_of(out).at("replays"), json::array()) << "somebody was taken for dead";
+  EXPECT_EQ(pids(), before) << "a process has ended\n" << cluster.logs();
+  for (const auto& stranger : idle) EXPECT_TRUE(stranger.is_closed_by_the_other_side());
+  EXPECT_THAT(cluster.logs(), HasSubstr("was refused"));
+}
+
+TEST(hosts, a_node_with_certificates_of_another_cluster_is_not_let_in) {
+  fs::current_path(source);
+  const host_cluster cluster("--nodes 1 --devices 1");
+  UP_OR_SKIP(cluster);
+  const temporary_directory folder;
+  auto text = text_of(cluster.config());
+  const auto here = (fs::path(cluster.config()).parent_path() / "certificates").string();
+  text.replace(text.find(here), here.size(), (folder.path() / "certificates").string());
+  const auto config = folder.write("cluster.yaml", text).string();
+  ASSERT_EQ(run_baton({"certificates", (folder.path() / "certificates").string(), "--config", config}).exit_code, 0);
+  const auto refused = run_baton({"status", "--config", config});
+  EXPECT_EQ(refused.exit_code, 1) << refused.out;
+  EXPECT_EQ(run_baton({"status", "--config", cluster.config()}).exit_code, 0);
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,111 @@
+#include "runtime/transport/tcp_handshake.hpp"
+
+#include <random>
+
+#include <gtest/gtest.h>
+
+namespace baton {
+namespace {
+
+constexpr instance_id ann = 0x1122334455667788, bob = 0x99, eve = 7;
+const secret_key cluster = random_key();
+const socket_place home = *socket_place::of("10.1.2.3", 4711);
+
+const std::array<std::byte, proof_bytes> nothing{};
+
+handshake_initiator from_ann(bool sealed = true) { return {cluster, ann, home, bob, sealed}; }
+
+TEST(tcp_handshake, both_sides_of_a_cluster_agree_on_a_fresh_key) {
+  std::vector<secret_key> keys;
+  for (const bool sealed : {true, false, true}) {
+    const auto a = from_ann(sealed);
+    handshake_acceptor b;
+    const auto reply = b.greeted(cluster, bob, a.hello());
+    ASSERT_TRUE(reply);
+    const auto agreed = a.replied(*reply);
+    ASSERT_TRUE(agreed);
+    const auto peer = b.proven(agreed->proof);
+    ASSERT_TRUE(peer);
+    EXPECT_EQ(peer->instance, ann);
+    EXPECT_EQ(peer->place, home);
+    EXPECT_EQ(peer->sealed, sealed);
+    EXPECT_EQ(peer->records, agreed->records);
+    for (const auto& earlier : keys) EXPECT_NE(earlier, agreed->records);
+    keys.push_back(agreed->records);
+  }
+}
+
+TEST(tcp_handshake, a_stranger_is_dropped_at_the_hello) {
+  handshake_acceptor b;
+  EXPECT_FALSE(b.greeted(cluster, bob, handshake_initiator(random_key(), ann, home, bob, true).hello()));
+  EXPECT_FALSE(b.proven(nothing)) << "nobody has greeted";
+}
+
+TEST(tcp_handshake, who_means_another_process_is_dropped) {
+  handshake_acceptor b;
+  EXPECT_FALSE(b.greeted(cluster, eve, from_ann().hello()));
+}
+
+TEST(tcp_handshake, a_hello_that_was_overheard_is_worth_nothing) {
+  const auto a = from_ann();
+  handshake_acceptor first, second;
+  const auto reply = first.greeted(cluster, bob, a.hello());
+  const auto agreed = a.replied(*reply);
+  ASSERT_TRUE(agreed && first.proven(agreed->proof));
+  ASSERT_TRUE(second.greeted(cluster, bob, a.hello()));
+  EXPECT_FALSE(second.proven(agreed->proof));
+  EXPECT_FALSE(second.proven(nothing));
+}
+
+TEST(tcp_handshake, who_answers_without_the_key_is_found_out) {
+  const auto a = from_ann();
+  const key_exchange theirs;
+  std::array<std::byte, reply_bytes> made_up{};
+  std::copy(theirs.own_point().begin(), theirs.own_point().end(), made_up.begin());
+  EXPECT_FALSE(a.replied(made_up));
+  EXPECT_FALSE(a.replied(std::array<std::byte, reply_bytes>{}));
+  // The answer to somebody else's hello.
+  handshake_acceptor b;
+  const auto other = from_ann();
+  EXPECT_FALSE(a.replied(*b.greeted(cluster, bob, other.hello())));
+}
+
+TEST(tcp_handshake, any_changed_bit_is_noticed) {
+  const auto a = from_ann();
+  for (std::size_t bit = 0; bit < 8 * hello_bytes; ++bit) {
+    std::array<std::byte, hello_bytes> changed;
+    std::copy(a.hello().begin(), a.hello().end(), changed.begin());
+    changed[bit / 8] ^= static_cast<std::byte>(1 << (bit % 8));
+    handshake_acceptor b;
+    EXPECT_FALSE(b.greeted(cluster, bob, changed)) << bit;
+  }
+  handshake_acceptor b;
+  const auto reply = *b.greeted(cluster, bob, a.hello());
+  for (std::size_t bit = 0; bit < 8 * reply_bytes; ++bit) {
+    // X25519 ignores the highest bit of a point; everything else, and it too, is in the transcript.
+    auto changed = reply;
+    changed[bit / 8] ^= static_cast<std::byte>(1 << (bit % 8));
+    EXPECT_FALSE(a.replied(changed)) << bit;
+  }
+  auto proof = a.replied(reply)->proof;
+  EXPECT_TRUE(b.proven(proof));
+  for (std::size_t bit = 0; bit < 8 * proof_bytes; ++bit) {
+    auto changed = proof;
+    changed[bit / 8] ^= static_cast<std::byte>(1 << (bit % 8));
+    EXPECT_FALSE(b.proven(changed)) << bit;
+  }
+}
+
+TEST(tcp_handshake, random_bytes_are_refused) {
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 2'000; ++i) {
+    std::array<std::byte, hello_bytes> noise;
+    for (auto& b : noise) b = static_cast<std::byte>(random());
+    if (i % 2 == 0) std::copy_n(from_ann().hello().begin(), random() % hello_bytes, noise.begin());
+    handshake_acceptor b;
+    EXPECT_FALSE(b.greeted(cluster, bob, noise));
+  }
+}
+
+}  // namespace
+}  // namespace baton
