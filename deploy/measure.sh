@@ -51,5 +51,6 @@ measure two-devices "$baton" bench prefill --config configs/two-devices.yaml --m
   --lengths 16K --ranks 2 --repeats "$repeats"
 measure two-virtual-ranks "$baton" bench prefill --model models/needle --strategies apb --lengths 16K --virtual-ranks 2 \
   --threads 1 --repeats "$repeats"
-measure transport build/release/baton_bench --benchmark_filter=transport/
+measure transport build/release/baton_bench --benchmark_filter="blocks|round_trip|idle"
+measure death deploy/measure_death.py --baton "$baton"
 echo "measure: tables and plots are in $folder"

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""What the death of one worker in mid-prefill costs: runs over processes, undisturbed and with a worker killed or stopped, in turns.
+
+Usage: deploy/measure_death.py [--baton build/release/baton] [--repeats 5]
+
+Medians over the repeats. `noticed` is from the signal until the run says that the worker's ranks are computed again; `price` is how much longer
+the prefill took; `shard` is what the dead worker's own ranks take to compute, up to the layer where they were; `restart` is what beginning
+the whole job anew at that moment would have added.
+"""
+import argparse, json, os, pathlib, signal, statistics, subprocess, sys, tempfile, threading, time
+
+root = pathlib.Path(__file__).resolve().parent.parent
+documents = {"8K": "archive-8k", "32K": "archive-32k"}
+victim = ("east", "cpu0")
+
+
+def worker_of(run, node, device):
+    """The process of that worker among the run's descendants."""
+    children = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            continue
+        children.setdefault(parent, []).append((int(entry.name), [w.decode() for w in words]))
+    waiting = [run]
+    while waiting:
+        for pid, words in children.get(waiting.pop(), []):
+            waiting.append(pid)
+            if "worker" in words and node in words and device in words:
+                return pid
+    sys.exit(f"measure_death: no worker of {node}/{device} is there")
+
+
+def run(baton, document, config, harm=None, after_s=0.0):
+    """One run: its JSON, and how long after the signal it said that ranks are computed again."""
+    questions = (root / f"models/needle/documents/{document}.questions.jsonl").read_text().splitlines()
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "out.json"
+        process = subprocess.Popen(
+            [baton, "run", "--config", config, "--document", f"models/needle/documents/{document}.txt", "--question",
+             json.loads(questions[0])["question"], "--json", str(out)],
+            cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        lines = []
+        began = threading.Event()
+
+        def read():
+            for line in process.stderr:
+                lines.append((time.monotonic(), line))
+                if "prefill  " in line:
+                    began.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        hurt = None
+        if harm is not None:
+            if not began.wait(60):
+                sys.exit("measure_death: the prefill did not begin")
+            time.sleep(after_s)
+            pid = worker_of(process.pid, *victim)
+            hurt = time.monotonic()
+            os.kill(pid, harm)
+        if process.wait(120) != 0:
+            sys.exit("measure_death: the run failed: " + "".join(line for _, line in lines))
+        reader.join()
+        told = [at - hurt for at, line in lines if hurt and "is computed again" in line]
+        return json.loads(out.read_text()), told[0] if told else None
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--baton", default="build/release/baton")
+    options.add_argument("--repeats", type=int, default=5)
+    given = options.parse_args()
+    median = statistics.median
+    config = "configs/processes.yaml"
+    print("| tokens | death | noticed | layers | shard | price | restart | undisturbed |")
+    print("|---|---|---|---|---|---|---|---|")
+    for length, document in documents.items():
+        run(given.baton, document, config)  # to warm up
+        calm = [run(given.baton, document, config)[0] for _ in range(given.repeats)]
+        calm_s = median(r["prefill_s"] for r in calm)
+        answers = {tuple(r["answer_ids"]) for r in calm}
+        for name, harm in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP)):
+            rows = []
+            for _ in range(given.repeats):
+                hurt, noticed_s = run(given.baton, document, config, harm, calm_s / 2)
+                answers.add(tuple(hurt["answer_ids"]))
+                if noticed_s is None:
+                    continue  # it had done its part already
+                shards = [r for r in hurt["ranks"] if r["rank"] in {x["rank"] for x in hurt["replays"]}]
+                layers = max(x["layers"] for x in hurt["replays"])
+                of_layers = layers / calm[0]["plan"]["layers"] if "layers" in calm[0]["plan"] else 1
+                rows.append((noticed_s, layers, sum(r["compute_s"] for r in shards) * of_layers, hurt["prefill_s"] - calm_s))
+            if not rows:
+                print(f"| {length} | {name} | none was in time |")
+                continue
+            noticed_s, layers, shard_s, price_s = (median(column) for column in zip(*rows))
+            print(f"| {length} | {name} | {noticed_s * 1000:.0f} ms | {layers:g} | {shard_s:.2f} s | {price_s:.2f} s | "
+                  f"{calm_s / 2 + noticed_s:.2f} s | {calm_s:.2f} s |", flush=True)
+        if len(answers) != 1:
+            sys.exit("measure_death: the answers differ")
+
+
+if __name__ == "__main__":
+    main()
