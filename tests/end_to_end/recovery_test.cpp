@@ -1,6 +1,7 @@
 #include <chrono>
 #include <csignal>
 #include <functional>
+#include <set>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -113,7 +114,9 @@ TEST_F(replay, of_two_workers_that_die_together_gives_the_same_bits) {
     kill(pid_of(run, "worker", "east", "cpu1"), SIGKILL);
   });
   ASSERT_FALSE(disturbed.dump.empty());
-  EXPECT_THAT(replayed(disturbed), ElementsAre(0, 1, 6, 7));
+  // Where one death is known before the other, a rank may come to a worker that is dead already, and is replayed once more.
+  const auto ranks = replayed(disturbed);
+  EXPECT_THAT(std::set<int>(ranks.begin(), ranks.end()), ElementsAre(0, 1, 6, 7));
   expect_the_same(disturbed);
 }
 
