@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a folder that runs where little but a driver is: the program, its tests, the shared libraries that a bare Linux lacks, the
 # demo model, configurations, fixtures and scripts. CUDA's own libraries are not in it: docs/gpu.md says where they are looked for.
+# Programs and libraries lie in an archive, which gpu-check.sh unpacks: the folder has to travel.
 #   deploy/bundle.sh FOLDER [BUILD_FOLDER]    builds preset `cuda` unless a build folder is given
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -28,4 +29,6 @@ rm -rf "$target/models/needle/training"
 cp -r "$root/tests/fixtures/models" "$target/tests/fixtures/"
 cp "$root"/deploy/gpu-check.sh "$root"/deploy/gpu_attention.py "$root"/deploy/gpu_report.py "$target/deploy/"
 cp "$root/docs/gpu.md" "$target/README.md"
+tar -C "$target" -c bin lib | xz -T0 -6 >"$target/programs.tar.xz"
+rm -r "${target:?}/bin" "${target:?}/lib"
 du -sh "$target" | awk '{ print "bundle: " $2 ", " $1 }'

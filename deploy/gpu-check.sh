@@ -6,6 +6,7 @@
 #   --cpu      rehearses all steps on the CPU, with small sizes
 set -uo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
+export BATON_SOURCE=$here  # where the tests find their fixtures
 gpus=1
 kind=cuda
 while [[ $# -gt 0 ]]; do
@@ -16,7 +17,8 @@ while [[ $# -gt 0 ]]; do
   esac
   shift
 done
-# In the bundle programs lie in bin/, in a checkout in build/cuda, build/release or build/dev.
+# In the bundle programs lie in bin/, at first in an archive, in a checkout in build/cuda, build/release or build/dev.
+[[ -d $here/bin || ! -f $here/programs.tar.xz ]] || tar -xf "$here/programs.tar.xz" -C "$here" || exit 2
 for bin in "${BATON_BIN:-}" "$here/bin" "$here/build/cuda" "$here/build/release" "$here/build/dev"; do
   [[ -n $bin && -x $bin/baton ]] && break
 done

@@ -29,6 +29,12 @@ class event {
   [[nodiscard]] virtual double seconds_since(const event& earlier) const = 0;
 };
 
+/// Launches that were captured once and are launched again as one. What they point to outlives it.
+class launch_graph {
+ public:
+  virtual ~launch_graph() = default;
+};
+
 /// Memory of a device, returned when destroyed. One of these backs an arena; kernels never allocate.
 class device_memory {
  public:
@@ -87,6 +93,17 @@ struct attention_mask {
   bool causal = false;
   std::int64_t keys = 0;         ///< keys in use in the panel
   std::int64_t first_query = 0;  ///< causal: the index among the keys of the first query's own key
+  /// attend_few, causal: where not null, device memory that says first_query when the launch runs; `keys` is then the most that there
+  /// may be, and those behind the last query's own are not read.
+  const std::int32_t* first_query_at = nullptr;
+};
+
+/// Where the keys and values of a layer are kept: token t of what is stored goes to row `first` + t.
+struct kv_rows {
+  head_matrix keys;    ///< (tokens_max, n_kv, D)
+  head_matrix values;  ///< as `keys`
+  std::int64_t first = 0;
+  const std::int32_t* first_at = nullptr;  ///< where not null: device memory that says `first` when the launch runs
 };
 
 /// What block attention does with the outputs and log-sum-exps that stand in its result already.
@@ -132,6 +149,11 @@ class backend : public buffer_sizes {
   /// short and may not use the device.
   virtual void when_done(stream& s, std::function<void()> call) = 0;
 
+  /// What `launches` puts into the stream, kept and not run: it may neither wait for the device nor record events. Null where the
+  /// device gains nothing by it, and then nothing has been called.
+  [[nodiscard]] virtual std::unique_ptr<launch_graph> capture(stream& s, const std::function<void()>& launches) = 0;
+  virtual void launch(stream& s, const launch_graph& graph) = 0;
+
   // ---- weights, at load ----
   /// The rows of all parts under one another become one matrix (fused q/k/v, fused gate/up). Every part has the same columns.
   /// `read`, unless empty, hears of the parts' memory in pieces of a few MiB.
@@ -164,6 +186,11 @@ class backend : public buffer_sizes {
                                const rope_table& table) = 0;
   /// Rotary embedding in place, halves split as in transformers: x (T, heads, D), positions (T) in device memory.
   virtual void rotate(stream& s, const head_matrix& x, const std::int32_t* positions, const rope_table& table) = 0;
+  /// `rotate` of a fused projection's queries and keys, and the keys so turned and the values from row `skip` on into the KV cache.
+  /// queries_keys (T, n_q + n_kv, D), queries first; values (T, n_kv, D).
+  virtual void rotate_and_store(stream& s, const head_matrix& queries_keys, const head_matrix& values,
+                                const std::int32_t* positions, const rope_table& table, std::int64_t skip,
+                                const kv_rows& to) = 0;
 
   // ---- block attention (prefill) ----
   /// Packing starts at multiples of this many tokens.

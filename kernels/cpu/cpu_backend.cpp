@@ -107,6 +107,12 @@ class cpu_backend final : public backend {
   void wait_for(stream&, const event&) override {}
   void synchronize(stream&) override {}
   void when_done(stream&, std::function<void()> call) override { call(); }
+  [[nodiscard]] std::unique_ptr<launch_graph> capture(stream&, const std::function<void()>&) override {
+    return nullptr;
+  }
+  void launch(stream&, const launch_graph&) override {
+    throw fault(fault_code::internal, "a CPU captures no launches", "launch");
+  }
 
   [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts,
                                                      const host_memory_read& read) override {
@@ -142,6 +148,18 @@ class cpu_backend final : public backend {
   void rotate(stream&, const head_matrix& x, const std::int32_t* positions, const rope_table& table) override {
     cpu::rotate(pool_, x, positions, table);
   }
+  void rotate_and_store(stream&, const head_matrix& queries_keys, const head_matrix& values,
+                        const std::int32_t* positions, const rope_table& table, std::int64_t skip,
+                        const kv_rows& to) override {
+    cpu::rotate(pool_, queries_keys, positions, table);
+    const std::int64_t count = values.tokens - skip;
+    if (count <= 0) return;
+    const std::int64_t first = to.first_at == nullptr ? to.first : *to.first_at;
+    const std::int64_t first_key = std::int64_t{queries_keys.heads - values.heads} * values.dim;
+    const head_matrix keys = as_heads(queries_keys.as_matrix(), first_key, values.heads, values.dim);
+    cpu::copy(pool_, keys.slice(skip, count).as_matrix(), to.keys.slice(first, count).as_matrix());
+    cpu::copy(pool_, values.slice(skip, count).as_matrix(), to.values.slice(first, count).as_matrix());
+  }
 
   [[nodiscard]] std::size_t panel_bytes(std::int64_t tokens_max, int kv_heads, int dim) const override {
     return block_attention_.panel_bytes(tokens_max, kv_heads, dim);
@@ -163,7 +181,12 @@ class cpu_backend final : public backend {
   void attend_few(stream&, const head_matrix& q, const head_matrix& keys, const head_matrix& values,
                   const attention_mask& mask, float scale, const head_matrix& out, const matrix& log_sum_exp,
                   std::byte* workspace) override {
-    cpu::attend_few(pool_, q, keys, values, mask, scale, out, log_sum_exp, workspace);
+    attention_mask seen = mask;
+    if (mask.first_query_at != nullptr) {
+      seen.first_query = *mask.first_query_at;
+      seen.keys = std::min(mask.keys, seen.first_query + q.tokens);
+    }
+    cpu::attend_few(pool_, q, keys, values, seen, scale, out, log_sum_exp, workspace);
   }
   void merge_attention(stream&, std::span<const head_matrix> parts, std::span<const matrix> lse,
                        const head_matrix& out) override {

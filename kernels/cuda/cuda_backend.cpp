@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda_backend.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 #include <utility>
 
@@ -65,6 +66,23 @@ class cuda_event final : public event {
 
  private:
   cudaEvent_t handle_ = nullptr;
+};
+
+class cuda_graph final : public launch_graph {
+ public:
+  explicit cuda_graph(cudaGraph_t made) {
+    const auto error = cudaGraphInstantiate(&handle_, made, 0);
+    cudaGraphDestroy(made);
+    check_cuda(error, "cudaGraphInstantiate");
+  }
+  ~cuda_graph() override { cudaGraphExecDestroy(handle_); }
+  cuda_graph(const cuda_graph&) = delete;
+  cuda_graph& operator=(const cuda_graph&) = delete;
+
+  [[nodiscard]] cudaGraphExec_t handle() const { return handle_; }
+
+ private:
+  cudaGraphExec_t handle_ = nullptr;
 };
 
 class gpu_memory final : public device_memory {
@@ -210,6 +228,27 @@ class cuda_backend final : public backend {
     (void)kept.release();  // the call owns itself now
   }
 
+  [[nodiscard]] std::unique_ptr<launch_graph> capture(stream& s, const std::function<void()>& launches) override {
+    if (const char* wanted = std::getenv("BATON_CUDA_GRAPHS"); wanted != nullptr && std::string(wanted) == "0")
+      return nullptr;
+    const auto queue = handle_of(s);
+    check_cuda(cudaStreamBeginCapture(queue, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    cudaGraph_t made = nullptr;
+    try {
+      launches();
+    } catch (...) {
+      cudaStreamEndCapture(queue, &made);
+      if (made != nullptr) cudaGraphDestroy(made);
+      (void)cudaGetLastError();
+      throw;
+    }
+    check_cuda(cudaStreamEndCapture(queue, &made), "cudaStreamEndCapture");
+    return std::make_unique<cuda_graph>(made);
+  }
+  void launch(stream& s, const launch_graph& graph) override {
+    check_cuda(cudaGraphLaunch(dynamic_cast<const cuda_graph&>(graph).handle(), handle_of(s)), "cudaGraphLaunch");
+  }
+
   // ---- weights ----
   [[nodiscard]] std::unique_ptr<packed_weights> pack(std::span<const host_matrix> parts,
                                                      const host_memory_read& read) override {
@@ -252,6 +291,11 @@ class cuda_backend final : public backend {
   }
   void rotate(stream& s, const head_matrix& x, const std::int32_t* positions, const rope_table& table) override {
     launch_rotate(handle_of(s), x, positions, table);
+  }
+  void rotate_and_store(stream& s, const head_matrix& queries_keys, const head_matrix& values,
+                        const std::int32_t* positions, const rope_table& table, std::int64_t skip,
+                        const kv_rows& to) override {
+    launch_rotate_and_store(handle_of(s), queries_keys, values, positions, table, skip, to);
   }
 
   // ---- attention ----

@@ -24,6 +24,7 @@ struct few_arguments {
   std::int64_t keys_in_use;
   bool causal;
   std::int64_t first_query;
+  const std::int32_t* first_query_at;
   float scale_log2;
   std::int64_t split_keys;
   int group;
@@ -53,6 +54,8 @@ __global__ void __launch_bounds__(threads) attend_few_kernel(const few_arguments
   const int lane = thread % 32;
   bf16* const keys = queries + row_tile * tile_stride<dim> + warp * 2 * key_tile * tile_stride<dim>;
   bf16* const values = keys + key_tile * tile_stride<dim>;
+  launch_dependents();
+  wait_for_dependencies();
   const std::int64_t split = blockIdx.x;
   const int kv_head = static_cast<int>(blockIdx.y);
   const std::int64_t first_row = std::int64_t{blockIdx.z} * row_tile;
@@ -69,8 +72,9 @@ __global__ void __launch_bounds__(threads) attend_few_kernel(const few_arguments
   }
   __syncthreads();
 
+  const std::int64_t first_query = a.first_query + (a.first_query_at == nullptr ? 0 : *a.first_query_at);
   const std::int64_t last_query = (min(first_row + row_tile, rows) - 1) / a.group;
-  const std::int64_t seen_end = a.causal ? min(a.keys_in_use, a.first_query + last_query + 1) : a.keys_in_use;
+  const std::int64_t seen_end = a.causal ? min(a.keys_in_use, first_query + last_query + 1) : a.keys_in_use;
   const std::int64_t end = min((split + 1) * a.split_keys, seen_end);
   const head_rows key_rows{a.keys + std::int64_t{kv_head} * a.width, a.key_stride};
   const head_rows value_rows{a.values + std::int64_t{kv_head} * a.width, a.value_stride};
@@ -78,7 +82,7 @@ __global__ void __launch_bounds__(threads) attend_few_kernel(const few_arguments
 #pragma unroll
   for (int row = 0; row < 2; ++row) {
     const std::int64_t query = (first_row + lane / 4 + row * 8) / a.group;
-    seen[row] = a.causal ? min(end, a.first_query + query + 1) : end;
+    seen[row] = a.causal ? min(end, first_query + query + 1) : end;
   }
 
   float sums[dim / 8][4] = {};
@@ -184,6 +188,8 @@ struct partials {
 template <class T, int capacity, int N>
 __global__ void merge_kernel(const __grid_constant__ partials<capacity> from, T* out, std::int64_t out_stride,
                              std::int64_t queries, int heads, int width) {
+  launch_dependents();
+  wait_for_dependencies();
   const std::int64_t index = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x % 32);
   if (index >= queries * heads) return;
@@ -215,29 +221,35 @@ __global__ void merge_kernel(const __grid_constant__ partials<capacity> from, T*
   }
 }
 
-/// Merges the splits of one launch, which stand at equal distances, in order.
-__global__ void combine_splits_kernel(const float* parts, const float* part_lse, std::int64_t splits,
-                                      std::int64_t queries, int heads, int width, float* out, std::int64_t out_stride,
-                                      float* log_sum_exp, std::int64_t lse_stride) {
-  const std::int64_t index = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x % 32);
+/// Merges the splits of one launch, which stand at equal distances, in order. A block per query and head, a thread per column.
+__global__ void __launch_bounds__(threads)
+    combine_splits_kernel(const float* parts, const float* part_lse, int splits, std::int64_t queries, int heads,
+                          int width, float* out, std::int64_t out_stride, float* log_sum_exp, std::int64_t lse_stride) {
+  __shared__ float weights[splits_max];
+  launch_dependents();
+  wait_for_dependencies();
+  const std::int64_t index = blockIdx.x;
   const std::int64_t rows = queries * heads;
-  if (index >= rows) return;
   const std::int64_t query = index / heads;
   const int head = static_cast<int>(index % heads);
+  for (int i = static_cast<int>(threadIdx.x); i < splits; i += threads) weights[i] = part_lse[i * rows + index];
+  __syncthreads();
   float largest = -INFINITY;
-  for (std::int64_t i = 0; i < splits; ++i) largest = fmaxf(largest, part_lse[i * rows + index]);
+  for (int i = 0; i < splits; ++i) largest = fmaxf(largest, weights[i]);
   const bool any = largest != -INFINITY;
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < splits && any; i += threads) weights[i] = expf(weights[i] - largest);
+  __syncthreads();
   float total = 0;
-  for (std::int64_t i = 0; i < splits && any; ++i) total += expf(part_lse[i * rows + index] - largest);
-  for (int column = lane; column < width; column += 32) {
+  for (int i = 0; i < splits && any; ++i) total += weights[i];
+  const float* const from = parts + index * width;
+  for (int column = static_cast<int>(threadIdx.x); column < width; column += threads) {
     float sum = 0;
-    for (std::int64_t i = 0; i < splits && any; ++i) {
-      sum += expf(part_lse[i * rows + index] - largest) * parts[(i * rows + index) * width + column];
-    }
+#pragma unroll 8
+    for (int i = 0; i < splits; ++i) sum = fmaf(any ? weights[i] : 0.0f, from[i * rows * width + column], sum);
     out[query * out_stride + std::int64_t{head} * width + column] = any ? sum / total : 0.0f;
   }
-  if (lane == 0) log_sum_exp[query * lse_stride + head] = any ? largest + logf(total) : -INFINITY;
+  if (threadIdx.x == 0) log_sum_exp[query * lse_stride + head] = any ? largest + logf(total) : -INFINITY;
 }
 
 void attend_piece(stream_handle s, const head_matrix& q, const head_matrix& keys, const head_matrix& values,
@@ -255,6 +267,7 @@ void attend_piece(stream_handle s, const head_matrix& q, const head_matrix& keys
                   .keys_in_use = mask.keys,
                   .causal = mask.causal,
                   .first_query = mask.first_query,
+                  .first_query_at = mask.first_query_at,
                   .scale_log2 = scale * log2_e,
                   .split_keys = splits.keys,
                   .group = q.heads / kv_heads,
@@ -283,14 +296,13 @@ void attend_piece(stream_handle s, const head_matrix& q, const head_matrix& keys
     check_cuda(
         cudaFuncSetAttribute(attend_few_kernel<dim>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes<dim>),
         "attend_few");
-    attend_few_kernel<dim><<<grid, threads, shared_bytes<dim>, s>>>(a);
+    launch_overlapping(attend_few_kernel<dim>, grid, threads, shared_bytes<dim>, s, a);
   });
   check_launch("attend_few");
   if (splits.count == 1) return;
-  constexpr int block = 128;
-  combine_splits_kernel<<<blocks_for(rows, block / 32), block, 0, s>>>(
-      a.out, a.log_sum_exp, splits.count, q.tokens, q.heads, q.dim, static_cast<float*>(out.data), out.stride,
-      static_cast<float*>(log_sum_exp.data), log_sum_exp.stride);
+  launch_overlapping(combine_splits_kernel, dim3(static_cast<unsigned>(rows)), threads, 0, s, a.out, a.log_sum_exp,
+                     static_cast<int>(splits.count), q.tokens, q.heads, q.dim, static_cast<float*>(out.data),
+                     out.stride, static_cast<float*>(log_sum_exp.data), log_sum_exp.stride);
   check_launch("attend_few");
 }
 
@@ -307,8 +319,8 @@ void merge(stream_handle s, std::span<const head_matrix> parts, std::span<const 
   const auto run = [&](auto number, auto vector) {
     using T = decltype(number);
     constexpr int N = vector;
-    merge_kernel<T, capacity, N>
-        <<<blocks, block, 0, s>>>(from, static_cast<T*>(out.data), out.stride, out.tokens, out.heads, out.dim);
+    launch_overlapping(merge_kernel<T, capacity, N>, dim3(blocks), block, 0, s, from, static_cast<T*>(out.data),
+                       out.stride, out.tokens, out.heads, out.dim);
   };
   const auto by_fours = [](const head_matrix& x) {
     return x.dim % 4 == 0 && x.stride % 4 == 0 &&
@@ -340,7 +352,7 @@ void launch_attend_few(stream_handle s, const head_matrix& q, const head_matrix&
   for (std::int64_t first = 0; first < q.tokens; first += few_queries_max) {
     const std::int64_t count = std::min(few_queries_max, q.tokens - first);
     attention_mask piece = mask;
-    piece.first_query += first;
+    piece.first_query = first + (mask.first_query_at == nullptr ? mask.first_query : 0);
     attend_piece(s, q.slice(first, count), keys, values, piece, scale, out.slice(first, count),
                  log_sum_exp.slice_rows(first, count), workspace);
   }

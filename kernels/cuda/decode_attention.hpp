@@ -21,10 +21,12 @@ struct key_splits {
 /// Queries that one launch takes; more go in several.
 constexpr std::int64_t few_queries_max = 64;
 
+constexpr int splits_max = 384;
+
 /// As many splits as keep a GPU busy, from shapes alone, so that every GPU sums in the same order.
 constexpr key_splits splits_for(std::int64_t queries, int heads, int kv_heads, std::int64_t keys) {
-  constexpr std::int64_t blocks_wanted = 384;  // three on each of some 130 multiprocessors: one round
-  constexpr std::int64_t step = 256;           // four warps take 64 keys each
+  constexpr std::int64_t blocks_wanted = splits_max;  // three on each of some 130 multiprocessors: one round
+  constexpr std::int64_t step = 256;                  // four warps take 64 keys each
   const std::int64_t rows = queries * (heads / kv_heads);
   const std::int64_t blocks = kv_heads * ((rows + 15) / 16);
   const std::int64_t wanted = (blocks_wanted + blocks - 1) / blocks;

@@ -72,6 +72,47 @@ inline bool by_vectors(const matrix& m, std::int64_t count) {
          reinterpret_cast<std::uintptr_t>(m.data) % static_cast<std::uintptr_t>(count * bytes_of(m.type)) == 0;
 }
 
+/// The launch behind this one may begin: what it does before it waits overlaps with what this one does from now on.
+__device__ inline void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+/// What was launched before is done, and what it wrote is there. Before this, a kernel that launch_overlapping launched reads nothing
+/// but what never changes, such as weights, and writes nothing.
+__device__ inline void wait_for_dependencies() {
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+
+/// Whether the current device can begin a launch while the one before it ends.
+inline bool overlaps_launches() {
+  int device = 0;
+  int major = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
+  return major >= 9;
+}
+
+/// Launches a kernel that calls wait_for_dependencies in every thread. Errors are left to check_launch.
+template <class... Parameters, class... Arguments>
+void launch_overlapping(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes,
+                        cudaStream_t s, Arguments&&... arguments) {
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t how{};
+  how.gridDim = grid;
+  how.blockDim = dim3(threads);
+  how.dynamicSmemBytes = shared_bytes;
+  how.stream = s;
+  how.attrs = &overlap;
+  how.numAttrs = overlaps_launches() ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&how, kernel, static_cast<Parameters>(arguments)...), "cudaLaunchKernelEx");
+}
+
 inline unsigned blocks_for(std::int64_t items, std::int64_t per_block) {
   return static_cast<unsigned>((items + per_block - 1) / per_block);
 }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
@@ -31,6 +32,8 @@ T* numbers(const matrix& m) {
 template <class T, int N>
 __global__ void embed_kernel(const T* table, std::int64_t table_rows, std::int64_t table_stride,
                              const std::int32_t* ids, T* out, std::int64_t out_stride, std::int64_t columns) {
+  launch_dependents();
+  wait_for_dependencies();
   const std::int64_t row = blockIdx.x;
   const std::int32_t id = ids[row];
   const bool known = id >= 0 && id < table_rows;
@@ -52,6 +55,8 @@ template <class T, int N>
 __global__ void __launch_bounds__(threads)
     rms_norm_kernel(const T* x, std::int64_t x_stride, const float* weight, float eps, T* out, std::int64_t out_stride,
                     std::int64_t columns) {
+  launch_dependents();
+  wait_for_dependencies();
   constexpr int kept = 4;
   __shared__ float shared[32];
   const T* from = x + std::int64_t{blockIdx.x} * x_stride;
@@ -99,6 +104,8 @@ __device__ inline float silu_of(float x) { return x / (1.0f + expf(fminf(-x, 88.
 template <class T, int N>
 __global__ void swiglu_kernel(const T* gate_up, std::int64_t stride, T* out, std::int64_t out_stride, std::int64_t rows,
                               std::int64_t columns) {
+  launch_dependents();
+  wait_for_dependencies();
   const std::int64_t vectors = columns / N;
   const std::int64_t index = std::int64_t{blockIdx.x} * threads + threadIdx.x;
   if (index >= rows * vectors) return;
@@ -191,11 +198,38 @@ __global__ void fill_rope_table_kernel(frequencies inverse, float amplitude, flo
   sines[position * sine_stride + i] = static_cast<float>(sin(angle)) * amplitude;
 }
 
+struct turns {
+  const std::int32_t* positions;
+  std::int64_t positions_max;
+  const float* cosines;
+  std::int64_t cosine_stride;
+  const float* sines;
+  std::int64_t sine_stride;
+};
+
+/// Turns `N` pairs of a head, (low[n], low[half + n]), which are number i and on; leaves them in a and b as well. A position
+/// outside the table turns nothing.
+template <class T, int N>
+__device__ inline void turn(T* low, int half, int i, std::int32_t position, const turns& by, float (&a)[N],
+                            float (&b)[N]) {
+  load(low, a);
+  load(low + half, b);
+  if (position < 0 || position >= by.positions_max) return;
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    const float cosine = by.cosines[position * by.cosine_stride + i + n];
+    const float sine = by.sines[position * by.sine_stride + i + n];
+    const float turned_a = fmaf(-b[n], sine, a[n] * cosine);
+    b[n] = fmaf(a[n], sine, b[n] * cosine);
+    a[n] = turned_a;
+  }
+  store(low, a);
+  store(low + half, b);
+}
+
 /// A thread turns `N` pairs of one head.
 template <class T, int N>
-__global__ void rotate_kernel(T* x, std::int64_t stride, std::int64_t tokens, int heads, int dim,
-                              const std::int32_t* positions, std::int64_t positions_max, const float* cosines,
-                              std::int64_t cosine_stride, const float* sines, std::int64_t sine_stride) {
+__global__ void rotate_kernel(T* x, std::int64_t stride, std::int64_t tokens, int heads, int dim, const turns by) {
   const int half = dim / 2;
   const int vectors = half / N;
   const std::int64_t index = std::int64_t{blockIdx.x} * threads + threadIdx.x;
@@ -203,24 +237,70 @@ __global__ void rotate_kernel(T* x, std::int64_t stride, std::int64_t tokens, in
   const int i = static_cast<int>(index % vectors) * N;
   const std::int64_t head = index / vectors % heads;
   const std::int64_t token = index / vectors / heads;
-  const std::int32_t position = positions[token];
-  if (position < 0 || position >= positions_max) return;
-  T* low = x + token * stride + head * dim + i;
   float a[N];
   float b[N];
-  float turned_a[N];
-  float turned_b[N];
-  load(low, a);
-  load(low + half, b);
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-    const float cosine = cosines[position * cosine_stride + i + n];
-    const float sine = sines[position * sine_stride + i + n];
-    turned_a[n] = fmaf(-b[n], sine, a[n] * cosine);
-    turned_b[n] = fmaf(a[n], sine, b[n] * cosine);
+  turn(x + token * stride + head * dim + i, half, i, by.positions[token], by, a, b);
+}
+
+template <class T>
+struct cache_rows {
+  T* keys;
+  std::int64_t key_stride;
+  T* values;
+  std::int64_t value_stride;
+  std::int64_t first;
+  const std::int32_t* first_at;
+  std::int64_t rows_max;
+  std::int64_t skip;
+};
+
+/// As rotate_kernel, over the queries' and keys' heads and then the values', which are not turned; keys and values are stored too.
+template <class T, int N>
+__global__ void rotate_and_store_kernel(T* queries_keys, std::int64_t stride, const T* values,
+                                        std::int64_t value_stride, std::int64_t tokens, int heads, int kv_heads,
+                                        int dim, const turns by, const cache_rows<T> to) {
+  launch_dependents();
+  wait_for_dependencies();
+  const int half = dim / 2;
+  const int vectors = half / N;
+  const std::int64_t index = std::int64_t{blockIdx.x} * threads + threadIdx.x;
+  const int all_heads = heads + 2 * kv_heads;
+  if (index >= tokens * all_heads * vectors) return;
+  const int i = static_cast<int>(index % vectors) * N;
+  const int head = static_cast<int>(index / vectors % all_heads);
+  const std::int64_t token = index / vectors / all_heads;
+  const bool is_value = head >= heads + kv_heads;
+  float a[N];
+  float b[N];
+  if (is_value) {
+    const T* const low = values + token * value_stride + std::int64_t{head - heads - kv_heads} * dim + i;
+    load(low, a);
+    load(low + half, b);
+  } else {
+    turn(queries_keys + token * stride + std::int64_t{head} * dim + i, half, i, by.positions[token], by, a, b);
   }
-  store(low, turned_a);
-  store(low + half, turned_b);
+  if (head < heads || token < to.skip) return;
+  const std::int64_t row = (to.first_at == nullptr ? to.first : *to.first_at) + token - to.skip;
+  if (row < 0 || row >= to.rows_max) return;
+  T* const kept = is_value ? to.values + row * to.value_stride + std::int64_t{head - heads - kv_heads} * dim + i
+                           : to.keys + row * to.key_stride + std::int64_t{head - heads} * dim + i;
+  store(kept, a);
+  store(kept + half, b);
+}
+
+turns turns_of(const std::int32_t* positions, const rope_table& table) {
+  return {positions,
+          table.cosines.rows,
+          static_cast<const float*>(table.cosines.data),
+          table.cosines.stride,
+          static_cast<const float*>(table.sines.data),
+          table.sines.stride};
+}
+
+void require_table(const head_matrix& x, const rope_table& table, const char* kernel) {
+  require(x.dim % 2 == 0 && table.cosines.columns == x.dim / 2 && table.sines.columns == x.dim / 2 &&
+              table.cosines.rows == table.sines.rows,
+          kernel, "a table of half the head's columns");
 }
 
 }  // namespace
@@ -234,8 +314,8 @@ void launch_embed(stream_handle s, const matrix& table, const std::int32_t* ids,
         using T = decltype(number);
         constexpr int N = count;
         const dim3 grid(static_cast<unsigned>(out.rows), blocks_for(out.columns, threads * N));
-        embed_kernel<T, N><<<grid, threads, 0, s>>>(numbers<T>(table), table.rows, table.stride, ids, numbers<T>(out),
-                                                    out.stride, out.columns);
+        launch_overlapping(embed_kernel<T, N>, grid, threads, 0, s, numbers<T>(table), table.rows, table.stride, ids,
+                           numbers<T>(out), out.stride, out.columns);
       },
       table);
   check_launch("embed");
@@ -250,8 +330,8 @@ void launch_rms_norm(stream_handle s, const matrix& x, const float* weight, floa
       [&](auto number, auto count) {
         using T = decltype(number);
         constexpr int N = count;
-        rms_norm_kernel<T, N><<<static_cast<unsigned>(x.rows), threads, 0, s>>>(numbers<T>(x), x.stride, weight, eps,
-                                                                                numbers<T>(out), out.stride, x.columns);
+        launch_overlapping(rms_norm_kernel<T, N>, dim3(static_cast<unsigned>(x.rows)), threads, 0, s, numbers<T>(x),
+                           x.stride, weight, eps, numbers<T>(out), out.stride, x.columns);
       },
       out, factors);
   check_launch("rms_norm");
@@ -266,8 +346,8 @@ void launch_swiglu(stream_handle s, const matrix& gate_up, const matrix& out) {
       [&](auto number, auto count) {
         using T = decltype(number);
         constexpr int N = count;
-        swiglu_kernel<T, N><<<blocks_for(out.rows * (out.columns / N), threads), threads, 0, s>>>(
-            numbers<T>(gate_up), gate_up.stride, numbers<T>(out), out.stride, out.rows, out.columns);
+        launch_overlapping(swiglu_kernel<T, N>, dim3(blocks_for(out.rows * (out.columns / N), threads)), threads, 0, s,
+                           numbers<T>(gate_up), gate_up.stride, numbers<T>(out), out.stride, out.rows, out.columns);
       },
       gate_up);
   check_launch("swiglu");
@@ -374,9 +454,7 @@ void launch_fill_rope_table(stream_handle s, std::span<const float> inverse_freq
 }
 
 void launch_rotate(stream_handle s, const head_matrix& x, const std::int32_t* positions, const rope_table& table) {
-  require(x.dim % 2 == 0 && table.cosines.columns == x.dim / 2 && table.sines.columns == x.dim / 2 &&
-              table.cosines.rows == table.sines.rows,
-          "rotate", "a table of half the head's columns");
+  require_table(x, table, "rotate");
   if (x.tokens == 0) return;
   matrix halves = x.as_matrix();
   halves.columns = x.dim / 2;
@@ -384,10 +462,53 @@ void launch_rotate(stream_handle s, const head_matrix& x, const std::int32_t* po
     using T = decltype(number);
     constexpr int N = count;
     rotate_kernel<T, N><<<blocks_for(x.tokens * x.heads * (x.dim / 2 / N), threads), threads, 0, s>>>(
-        static_cast<T*>(x.data), x.stride, x.tokens, x.heads, x.dim, positions, table.cosines.rows,
-        numbers<float>(table.cosines), table.cosines.stride, numbers<float>(table.sines), table.sines.stride);
+        static_cast<T*>(x.data), x.stride, x.tokens, x.heads, x.dim, turns_of(positions, table));
   });
   check_launch("rotate");
+}
+
+void launch_rotate_and_store(stream_handle s, const head_matrix& queries_keys, const head_matrix& values,
+                             const std::int32_t* positions, const rope_table& table, std::int64_t skip,
+                             const kv_rows& to) {
+  constexpr auto kernel = "rotate_and_store";
+  require_table(queries_keys, table, kernel);
+  require(values.tokens == queries_keys.tokens && values.dim == queries_keys.dim && values.heads < queries_keys.heads &&
+              values.type == queries_keys.type,
+          kernel, "values of the keys' shape");
+  const std::int64_t stored = std::max<std::int64_t>(values.tokens - skip, 0);
+  require(to.keys.heads == values.heads && to.values.heads == values.heads && to.keys.dim == values.dim &&
+              to.values.dim == values.dim && to.keys.type == values.type && to.values.type == values.type &&
+              to.keys.tokens == to.values.tokens &&
+              (to.first_at != nullptr || (to.first >= 0 && to.first + stored <= to.keys.tokens)),
+          kernel, "room for what is stored");
+  if (values.tokens == 0) return;
+  const auto halves = [](const head_matrix& x) {
+    matrix half = x.as_matrix();
+    half.columns = x.dim / 2;
+    return half;
+  };
+  for_numbers_of(
+      halves(queries_keys),
+      [&](auto number, auto count) {
+        using T = decltype(number);
+        constexpr int N = count;
+        const int heads = queries_keys.heads - values.heads;
+        const cache_rows<T> rows{static_cast<T*>(to.keys.data),
+                                 to.keys.stride,
+                                 static_cast<T*>(to.values.data),
+                                 to.values.stride,
+                                 to.first,
+                                 to.first_at,
+                                 to.keys.tokens,
+                                 skip};
+        const std::int64_t pairs = values.tokens * (heads + 2 * values.heads) * (values.dim / 2);
+        launch_overlapping(rotate_and_store_kernel<T, N>, dim3(blocks_for(pairs / N, threads)), threads, 0, s,
+                           static_cast<T*>(queries_keys.data), queries_keys.stride, static_cast<const T*>(values.data),
+                           values.stride, values.tokens, heads, values.heads, values.dim, turns_of(positions, table),
+                           rows);
+      },
+      halves(values), halves(to.keys), halves(to.values));
+  check_launch(kernel);
 }
 
 }  // namespace baton::cuda

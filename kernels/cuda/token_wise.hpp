@@ -25,5 +25,8 @@ void launch_add(stream_handle s, const matrix& x, const float* bias, const matri
 void launch_fill_rope_table(stream_handle s, std::span<const float> inverse_frequencies, float amplitude,
                             const rope_table& table);
 void launch_rotate(stream_handle s, const head_matrix& x, const std::int32_t* positions, const rope_table& table);
+void launch_rotate_and_store(stream_handle s, const head_matrix& queries_keys, const head_matrix& values,
+                             const std::int32_t* positions, const rope_table& table, std::int64_t skip,
+                             const kv_rows& to);
 
 }  // namespace baton::cuda

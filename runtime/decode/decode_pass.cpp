@@ -17,8 +17,7 @@ decode_workspace cut_workspace(layout& cut, const buffer_sizes& kernels, const m
   const auto type = kernels.activation_type();
   const std::int64_t tokens = std::min(std::max<std::int64_t>(query_tokens, 1), decode_pass::piece_tokens);
   decode_workspace w;
-  w.ids = reinterpret_cast<std::int32_t*>(cut.cut(static_cast<std::size_t>(tokens) * sizeof(std::int32_t)));
-  w.positions = reinterpret_cast<std::int32_t*>(cut.cut(static_cast<std::size_t>(tokens) * sizeof(std::int32_t)));
+  w.inputs = reinterpret_cast<std::int32_t*>(cut.cut(static_cast<std::size_t>(1 + 2 * tokens) * sizeof(std::int32_t)));
   w.hidden = cut.cut_matrix(tokens, c.hidden, type);
   w.qkv = cut.cut_matrix(tokens, static_cast<std::int64_t>(c.heads + 2 * c.kv_heads) * c.head_dim, type);
   w.attended = cut.cut_heads(tokens, c.heads, c.head_dim, type);
@@ -71,7 +70,8 @@ decode_pass::decode_pass(device_context& device, const job_plan& plan, int rank,
       hears_(std::move(hears)),
       tail_(device.memory(), model_,
             tail_length(static_cast<std::int64_t>(asked.query_ids.size()), asked.max_new_tokens), device.activation(),
-            fmt::format("the KV of question {}", asked.number)) {
+            fmt::format("the KV of question {}", asked.number)),
+      captured_(static_cast<std::size_t>(model_.layers) + 1) {
   const auto query_tokens = static_cast<std::int64_t>(asked_.query_ids.size());
   if (query_tokens == 0) throw fault(fault_code::bad_input, "it is empty", "question");
   for (const std::int32_t id : asked_.query_ids) {
@@ -117,114 +117,148 @@ task decode_pass::run() {
 
 task decode_pass::advance(std::span<const std::int32_t> ids, block_phase phase_of_block, std::uint32_t step) {
   const auto count = static_cast<std::int64_t>(ids.size());
-  const matrix hidden = work_.hidden.slice_rows(0, count);
-  const matrix rows = work_.qkv.slice_rows(0, count);
-  const auto& scratch = device_.scratch();
-  const float eps = static_cast<float>(model_.rms_eps);
-  {
-    std::vector<std::int32_t> positions(ids.size());
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      positions[i] = static_cast<std::int32_t>(plan_.document_tokens + tail_tokens_ + static_cast<std::int64_t>(i));
+  const bool alone = plan_.ranks() == 1;
+  const int stretches = model_.layers + 1;
+  // A pass that computes while it launches gives way after each layer.
+  const int at_once = alone && !kernels_.computes_on_host() ? stretches : 1;
+  upload_inputs(ids);
+  for (int first = 0; first < stretches; first += at_once) {
+    enter(phase_of_block, step, std::min(first, model_.layers - 1));
+    auto& again = captured_[static_cast<std::size_t>(first)];
+    const auto launches = [&] { launch_stretches(first, first + at_once, count); };
+    if (phase_of_block == block_phase::decode && !again) again = kernels_.capture(queue_, launches);
+    if (phase_of_block == block_phase::decode && again) {
+      kernels_.launch(queue_, *again);
+    } else {
+      launches();
     }
-    kernels_.upload(queue_, work_.ids, ids.data(), ids.size_bytes());
-    kernels_.upload(queue_, work_.positions, positions.data(), positions.size() * sizeof(std::int32_t));
-    kernels_.synchronize(queue_);
-  }
-  kernels_.embed(queue_, device_.weights().embedding(), work_.ids, hidden);
-  for (int index = 0; index < model_.layers; ++index) {
-    enter(phase_of_block, step, index);
-    const auto& weights = device_.weights().layer(index);
-    {
-      const timed scope(*this, phase::project);
-      const matrix normed = scratch.normed.slice_rows(0, count);
-      kernels_.rms_norm(queue_, hidden, weights.input_norm, eps, normed);
-      kernels_.linear(queue_, normed, *weights.qkv, weights.qkv_bias, rows, false);
-      kernels_.rotate(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim), work_.positions,
-                      device_.rope());
-      const std::int64_t kv_columns = static_cast<std::int64_t>(model_.kv_heads) * model_.head_dim;
-      const std::int64_t first_key = static_cast<std::int64_t>(model_.heads) * model_.head_dim;
-      kernels_.copy(queue_, rows.slice_columns(first_key, kv_columns),
-                    tail_.keys(index).slice(tail_tokens_, count).as_matrix());
-      kernels_.copy(queue_, rows.slice_columns(first_key + kv_columns, kv_columns),
-                    tail_.values(index).slice(tail_tokens_, count).as_matrix());
-    }
-    co_await attend(index, count, phase_of_block, step);
-    {
-      const timed scope(*this, phase::feed_forward);
-      const matrix normed = scratch.normed.slice_rows(0, count);
-      const matrix gate_up = scratch.gate_up.slice_rows(0, count);
-      const matrix gated = scratch.gated.slice_rows(0, count);
-      kernels_.linear(queue_, work_.attended.slice(0, count).as_matrix(), *weights.o, weights.o_bias, hidden, true);
-      kernels_.rms_norm(queue_, hidden, weights.post_attention_norm, eps, normed);
-      kernels_.linear(queue_, normed, *weights.gate_up, nullptr, gate_up, false);
-      kernels_.swiglu(queue_, gate_up, gated);
-      kernels_.linear(queue_, gated, *weights.down, nullptr, hidden, true);
+    if (!alone && first < model_.layers) {
+      auto under_way = exchange_partials(first, count, phase_of_block, step);
+      co_await under_way;
     }
     co_await give_way{};
   }
   tail_tokens_ += count;
 }
 
-task decode_pass::attend(int index, std::int64_t count, block_phase phase_of_block, std::uint32_t step) {
-  const head_matrix q = as_heads(work_.qkv.slice_rows(0, count), 0, model_.heads, model_.head_dim);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(model_.head_dim));
-  const auto partial = [&](int part) { return work_.partial[static_cast<std::size_t>(part)].slice(0, count); };
-  const auto sums = [&](int part) {
-    return work_.partial_log_sum_exp[static_cast<std::size_t>(part)].slice_rows(0, count);
-  };
-  const int tail_part = plan_.ranks();
+void decode_pass::upload_inputs(std::span<const std::int32_t> ids) {
+  // What the step before uploaded may be on its way still, where no token was waited for between.
+  kernels_.synchronize(queue_);
+  inputs_on_host_.assign(1, static_cast<std::int32_t>(tail_tokens_));
+  inputs_on_host_.insert(inputs_on_host_.end(), ids.begin(), ids.end());
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    inputs_on_host_.push_back(
+        static_cast<std::int32_t>(plan_.document_tokens + tail_tokens_ + static_cast<std::int64_t>(i)));
+  }
+  kernels_.upload(queue_, work_.inputs, inputs_on_host_.data(), inputs_on_host_.size() * sizeof(std::int32_t));
+}
+
+step_inputs decode_pass::inputs(std::int64_t count) const {
+  return {work_.inputs, work_.inputs + 1, work_.inputs + 1 + count};
+}
+
+void decode_pass::launch_stretches(int first, int last, std::int64_t count) {
+  for (int stretch = first; stretch < last; ++stretch) {
+    if (stretch == 0) {
+      kernels_.embed(queue_, device_.weights().embedding(), inputs(count).ids, work_.hidden.slice_rows(0, count));
+    } else {
+      merge_and_feed_forward(stretch - 1, count);
+    }
+    if (stretch < model_.layers) project_and_attend(stretch, count);
+  }
+}
+
+void decode_pass::project_and_attend(int index, std::int64_t count) {
+  const auto& weights = device_.weights().layer(index);
+  const matrix rows = work_.qkv.slice_rows(0, count);
+  const step_inputs in = inputs(count);
+  const std::int64_t first_value = static_cast<std::int64_t>(model_.heads + model_.kv_heads) * model_.head_dim;
   {
-    const timed scope(*this, phase::attend);
-    kernels_.attend_few(queue_, q, shard_.keys(index), shard_.values(index), {.keys = shard_.tokens()}, scale,
-                        partial(rank_), sums(rank_), work_.attention);
-    if (is_last()) {
-      const std::int64_t keys = tail_tokens_ + count;
-      kernels_.attend_few(queue_, q, tail_.keys(index).slice(0, keys), tail_.values(index).slice(0, keys),
-                          {.causal = true, .keys = keys, .first_query = tail_tokens_}, scale, partial(tail_part),
-                          sums(tail_part), work_.attention);
-    }
-  }
-  if (plan_.ranks() > 1) {
-    const auto parts_of = [&](int source) {
-      std::vector<std::span<std::byte>> parts;
-      const auto add = [&](int part) {
-        const head_matrix o = partial(part);
-        const matrix l = sums(part);
-        parts.emplace_back(static_cast<std::byte*>(o.data),
-                           static_cast<std::size_t>(o.tokens * o.stride) * sizeof(float));
-        parts.emplace_back(static_cast<std::byte*>(l.data),
-                           static_cast<std::size_t>(l.rows * l.stride) * sizeof(float));
-      };
-      add(source);
-      if (source + 1 == plan_.ranks()) add(tail_part);
-      return parts;
-    };
-    const auto key = [&](int source) {
-      return block_key{.job = job_,
-                       .phase = phase_of_block,
-                       .question = question_of_blocks(),
-                       .step = step,
-                       .layer = static_cast<std::uint16_t>(index),
-                       .source = static_cast<std::uint16_t>(source)};
-    };
-    const auto own = parts_of(rank_);
-    const std::vector<outgoing_block> sends{
-        {key(rank_), {own.begin(), own.end()}, {0, plan_.ranks()}, block_route::direct}};
-    std::vector<incoming_block> receives;
-    for (int source = 0; source < plan_.ranks(); ++source) {
-      if (source != rank_) receives.push_back({key(source), parts_of(source), block_route::direct});
-    }
-    auto under_way = exchange(sends, receives);
-    co_await under_way;
-  }
-  std::vector<head_matrix> parts;
-  std::vector<matrix> part_sums;
-  for (int part = 0; part <= tail_part; ++part) {
-    parts.push_back(partial(part));
-    part_sums.push_back(sums(part));
+    const timed scope(*this, phase::project);
+    const matrix normed = device_.scratch().normed.slice_rows(0, count);
+    kernels_.rms_norm(queue_, work_.hidden.slice_rows(0, count), weights.input_norm, static_cast<float>(model_.rms_eps),
+                      normed);
+    kernels_.linear(queue_, normed, *weights.qkv, weights.qkv_bias, rows, false);
+    kernels_.rotate_and_store(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim),
+                              as_heads(rows, first_value, model_.kv_heads, model_.head_dim), in.positions,
+                              device_.rope(), 0,
+                              {.keys = tail_.keys(index), .values = tail_.values(index), .first_at = in.tail_tokens});
   }
   const timed scope(*this, phase::attend);
-  kernels_.merge_attention(queue_, parts, part_sums, work_.attended.slice(0, count));
+  const head_matrix q = as_heads(rows, 0, model_.heads, model_.head_dim);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(model_.head_dim));
+  kernels_.attend_few(queue_, q, shard_.keys(index), shard_.values(index), {.keys = shard_.tokens()}, scale,
+                      partial(rank_, count), partial_sums(rank_, count), work_.attention);
+  if (!is_last()) return;
+  const int tail_part = plan_.ranks();
+  kernels_.attend_few(queue_, q, tail_.keys(index), tail_.values(index),
+                      {.causal = true, .keys = tail_.tokens(), .first_query_at = in.tail_tokens}, scale,
+                      partial(tail_part, count), partial_sums(tail_part, count), work_.attention);
+}
+
+void decode_pass::merge_and_feed_forward(int index, std::int64_t count) {
+  const auto& weights = device_.weights().layer(index);
+  const auto& scratch = device_.scratch();
+  {
+    const timed scope(*this, phase::attend);
+    std::vector<head_matrix> parts;
+    std::vector<matrix> part_sums;
+    for (int part = 0; part <= plan_.ranks(); ++part) {
+      parts.push_back(partial(part, count));
+      part_sums.push_back(partial_sums(part, count));
+    }
+    kernels_.merge_attention(queue_, parts, part_sums, work_.attended.slice(0, count));
+  }
+  const timed scope(*this, phase::feed_forward);
+  const matrix hidden = work_.hidden.slice_rows(0, count);
+  const matrix normed = scratch.normed.slice_rows(0, count);
+  const matrix gate_up = scratch.gate_up.slice_rows(0, count);
+  const matrix gated = scratch.gated.slice_rows(0, count);
+  kernels_.linear(queue_, work_.attended.slice(0, count).as_matrix(), *weights.o, weights.o_bias, hidden, true);
+  kernels_.rms_norm(queue_, hidden, weights.post_attention_norm, static_cast<float>(model_.rms_eps), normed);
+  kernels_.linear(queue_, normed, *weights.gate_up, nullptr, gate_up, false);
+  kernels_.swiglu(queue_, gate_up, gated);
+  kernels_.linear(queue_, gated, *weights.down, nullptr, hidden, true);
+}
+
+head_matrix decode_pass::partial(int part, std::int64_t count) const {
+  return work_.partial[static_cast<std::size_t>(part)].slice(0, count);
+}
+
+matrix decode_pass::partial_sums(int part, std::int64_t count) const {
+  return work_.partial_log_sum_exp[static_cast<std::size_t>(part)].slice_rows(0, count);
+}
+
+transfer decode_pass::exchange_partials(int index, std::int64_t count, block_phase phase_of_block, std::uint32_t step) {
+  const auto parts_of = [&](int source) {
+    std::vector<std::span<std::byte>> parts;
+    const auto add = [&](int part) {
+      const head_matrix o = partial(part, count);
+      const matrix l = partial_sums(part, count);
+      parts.emplace_back(static_cast<std::byte*>(o.data),
+                         static_cast<std::size_t>(o.tokens * o.stride) * sizeof(float));
+      parts.emplace_back(static_cast<std::byte*>(l.data), static_cast<std::size_t>(l.rows * l.stride) * sizeof(float));
+    };
+    add(source);
+    if (source + 1 == plan_.ranks()) add(plan_.ranks());
+    return parts;
+  };
+  const auto key = [&](int source) {
+    return block_key{.job = job_,
+                     .phase = phase_of_block,
+                     .question = question_of_blocks(),
+                     .step = step,
+                     .layer = static_cast<std::uint16_t>(index),
+                     .source = static_cast<std::uint16_t>(source)};
+  };
+  const auto own = parts_of(rank_);
+  const std::vector<outgoing_block> sends{
+      {key(rank_), {own.begin(), own.end()}, {0, plan_.ranks()}, block_route::direct}};
+  std::vector<incoming_block> receives;
+  for (int source = 0; source < plan_.ranks(); ++source) {
+    if (source != rank_) receives.push_back({key(source), parts_of(source), block_route::direct});
+  }
+  return exchange(sends, receives);
 }
 
 transfer decode_pass::exchange(std::span<const outgoing_block> sends, std::span<const incoming_block> receives) {

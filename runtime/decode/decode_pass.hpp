@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -30,20 +31,27 @@ struct question {
 
 /// The buffers of one decode pass. Q = the most tokens that run at once (query pieces), R = ranks.
 struct decode_workspace {
-  std::int32_t* ids = nullptr;        ///< (Q)
-  std::int32_t* positions = nullptr;  ///< (Q)
-  matrix hidden;                      ///< (Q, hidden)
-  matrix qkv;                         ///< (Q, (n_q + 2 n_kv) D)
-  head_matrix attended;               ///< (Q, n_q, D)
-  matrix last_normed;                 ///< (1, hidden)
-  std::vector<head_matrix> partial;   ///< R + 1 of (Q, n_q, D) fp32: each rank's shard, then query and answer tokens
+  std::int32_t* inputs = nullptr;    ///< (1 + 2 Q), see step_inputs
+  matrix hidden;                     ///< (Q, hidden)
+  matrix qkv;                        ///< (Q, (n_q + 2 n_kv) D)
+  head_matrix attended;              ///< (Q, n_q, D)
+  matrix last_normed;                ///< (1, hidden)
+  std::vector<head_matrix> partial;  ///< R + 1 of (Q, n_q, D) fp32: each rank's shard, then query and answer tokens
   std::vector<matrix> partial_log_sum_exp;  ///< R + 1 of (Q, n_q) fp32
   std::byte* attention = nullptr;
 };
 
+/// What changes from step to step, in device memory: what is launched for one token is the same for the next.
+struct step_inputs {
+  const std::int32_t* tail_tokens = nullptr;  ///< how many tokens of query and answer went before
+  const std::int32_t* ids = nullptr;          ///< (T)
+  const std::int32_t* positions = nullptr;    ///< (T)
+};
+
 /// Query stage and decoding on one rank (APB section 3.5): every rank runs the same hidden states and attends to its own shard,
 /// the last one also to query and answer; the partial results go to every rank and are merged in rank order. The last rank
-/// samples. Borrows everything that it is given.
+/// samples. On a GPU what lies between two exchanges is captured at the first token that is decoded and launched as one for each
+/// later one; without other ranks that is a whole token, whose phases are not told apart. Borrows everything that it is given.
 class decode_pass final : public pass {
  public:
   /// Where the last rank hears its results. Called on the compute thread.
@@ -70,7 +78,16 @@ class decode_pass final : public pass {
   task run();
   /// Runs `ids` through all layers after the tokens that went before; leaves their hidden states in the workspace.
   task advance(std::span<const std::int32_t> ids, block_phase phase, std::uint32_t step);
-  task attend(int layer, std::int64_t count, block_phase phase, std::uint32_t step);
+  void upload_inputs(std::span<const std::int32_t> ids);
+  [[nodiscard]] step_inputs inputs(std::int64_t count) const;
+  /// Stretches [first, last) of a step of `count` tokens. Stretch i begins where the exchange of layer i - 1 is done, and ends where that
+  /// of layer i begins: the first one embeds, the one behind all layers ends with the last one's hidden states.
+  void launch_stretches(int first, int last, std::int64_t count);
+  void project_and_attend(int layer, std::int64_t count);
+  void merge_and_feed_forward(int layer, std::int64_t count);
+  transfer exchange_partials(int layer, std::int64_t count, block_phase phase, std::uint32_t step);
+  [[nodiscard]] head_matrix partial(int part, std::int64_t count) const;
+  [[nodiscard]] matrix partial_sums(int part, std::int64_t count) const;
   /// What its blocks name it by.
   [[nodiscard]] std::uint32_t question_of_blocks() const { return asked_.repeat << 24 | asked_.number; }
   /// The last rank samples and tells the others, unless the token is forced; all return with `token_` set.
@@ -95,6 +112,8 @@ class decode_pass final : public pass {
   extent memory_;
   decode_workspace work_;
   std::int64_t tail_tokens_ = 0;
+  std::vector<std::int32_t> inputs_on_host_;
+  std::vector<std::unique_ptr<launch_graph>> captured_;  ///< of a decoded token, by first stretch
   std::int32_t token_ = 0;
   int answer_tokens_ = 0;
   double first_token_s_ = 0;

@@ -150,16 +150,12 @@ task prefill_pass::project(int index) {
     {
       const timed scope(*this, phase::project);
       // Queries and keys stand side by side and turn alike.
-      kernels_.rotate(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim),
-                      work_.positions + first, device_.rope());
-      if (end > share_.anchor_tokens) {
-        const std::int64_t local = std::max(first, share_.anchor_tokens);
-        const std::int64_t to = local - share_.anchor_tokens;
-        kernels_.copy(queue_, keys().slice(local, end - local).as_matrix(),
-                      shard_.keys(index).slice(to, end - local).as_matrix());
-        kernels_.copy(queue_, values().slice(local, end - local).as_matrix(),
-                      shard_.values(index).slice(to, end - local).as_matrix());
-      }
+      const std::int64_t local = std::clamp(share_.anchor_tokens, first, end);
+      kernels_.rotate_and_store(queue_, as_heads(rows, 0, model_.heads + model_.kv_heads, model_.head_dim),
+                                values().slice(first, count), work_.positions + first, device_.rope(), local - first,
+                                {.keys = shard_.keys(index),
+                                 .values = shard_.values(index),
+                                 .first = local < end ? local - share_.anchor_tokens : 0});
       const std::int64_t tile = kernels_.panel_tile_tokens();
       for (const auto& run : runs_.view()) {
         // Whole tiles as they come, the rest with the run's last token.

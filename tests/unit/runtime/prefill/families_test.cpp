@@ -5,15 +5,15 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/cuda_backend.hpp"
-#include "tests/support/places.hpp"
 #include "tests/support/reference_model.hpp"
+#include "tests/support/source_folder.hpp"
 #include "tests/support/test_engine.hpp"
 
 namespace baton {
 namespace {
 
 /// Small random checkpoints of every family, RoPE scaling, bias and type of weights: tests/fixtures/make_golden.py.
-const std::filesystem::path models = std::filesystem::path(BATON_SOURCE_DIR) / "tests/fixtures/models";
+const std::filesystem::path models = source_folder() / "tests/fixtures/models";
 
 std::vector<std::int32_t> random_ids(std::int64_t count, int vocabulary, unsigned seed) {
   std::mt19937 random(seed);

@@ -4,15 +4,15 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/cuda_backend.hpp"
-#include "tests/support/places.hpp"
 #include "tests/support/reference_weights.hpp"
+#include "tests/support/source_folder.hpp"
 #include "tests/support/test_engine.hpp"
 
 namespace baton {
 namespace {
 
 /// Checkpoints and logits of Hugging Face transformers: tests/fixtures/make_golden.py.
-const std::filesystem::path models = std::filesystem::path(BATON_SOURCE_DIR) / "tests/fixtures/models";
+const std::filesystem::path models = source_folder() / "tests/fixtures/models";
 
 struct golden {
   std::vector<std::int32_t> document;
