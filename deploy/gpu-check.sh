@@ -50,10 +50,19 @@ printf '%s\nnodes: [{devices: [{kind: cpu}]}]\n' "$needle" >"$out/cpu.yaml"
 
 if [[ $kind == cuda ]]; then
   shape=configs/shapes/llama-3.1-8b.yaml lengths=32K,64K,127K some=32K chunk=8192 filter='cuda' gtest='*gpu*:*staged*cuda*'
-  document=archive-32k
+  document=archive-32k tokens=$out/64K.json
+  device() { echo "{name: $1, kind: cuda, index: $2}"; }
+  python3 -c 'import random, json; random.seed(1); ids = [random.randrange(1000, 100000) for _ in range(65536 + 32)]
+print(json.dumps({"document_ids": ids[32:], "query_ids": ids[:32], "system_tokens": 0}))' >"$tokens"
+  printf 'model: {directory: %s, prompt: llama3}\njob: {strategy: apb, ranks: 8, chunk_tokens: %d}\n' "$here/$shape" "$chunk" \
+    >"$out/processes.yaml"
 else
-  shape=configs/shapes/small.yaml lengths=1K some=1K chunk=256 filter='cpu_bf16' gtest='*staged*cpu*' document=archive-2k
+  shape=configs/shapes/small.yaml lengths=1K some=1K chunk=256 filter='cpu_bf16' gtest='*staged*cpu*' document=archive-2k tokens=""
+  device() { echo "{name: $1, kind: cpu, threads: 1}"; }
+  printf '%s\njob: {strategy: apb, ranks: 8}\n' "$needle" >"$out/processes.yaml"
 fi
+printf 'processes: per_device\nrecovery: {reserve: 4}\nnodes: [{name: west, devices: [%s]}, {name: east, devices: [%s]}]\n' \
+  "$(device a 0)" "$(device b $((gpus > 1)))" >>"$out/processes.yaml"
 question=$(head -1 "models/needle/documents/$document.questions.jsonl" | sed 's/.*"question": "\([^"]*\)".*/\1/')
 
 : >"$out/steps.tsv"
@@ -80,6 +89,9 @@ step torch 60 python3 deploy/gpu_attention.py
 step prefill 240 "${prefill[@]}" --config "$out/one.yaml" --strategies full,star,apb --lengths "$lengths" --virtual-ranks 8 \
   --json "$out/prefill.json"
 step shared 120 "${prefill[@]}" --config "$out/one.yaml" --strategies apb --lengths "$some" --ranks 8 --json "$out/shared.json"
+# Two worker processes, on two GPUs where there are: one is killed or stopped in mid-prefill, and the answer stays what it was.
+step death 150 python3 deploy/measure_death.py --baton "$bin/baton" --config "$out/processes.yaml" --victim "east/b" --repeats 1 \
+  --lengths 8K ${tokens:+--tokens "$tokens"}
 if [[ $gpus -gt 1 ]]; then
   step gpus 90 "${prefill[@]}" --config "$out/all.yaml" --strategies full,star,apb --lengths "$some" --ranks "$gpus" \
     --json "$out/gpus.json"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the death of one worker in mid-prefill costs: runs over processes, undisturbed and with a worker killed or stopped, in turns.
 
-Usage: deploy/measure_death.py [--baton build/release/baton] [--repeats 5]
+Usage: deploy/measure_death.py [--baton build/release/baton] [--repeats 5] [--lengths 8K,32K] [--config FILE] [--victim NODE/DEVICE] [--tokens FILE]
 
 Medians over the repeats. `noticed` is from the signal until the run says that the worker's ranks are computed again; `price` is how much longer
 the prefill took; `shard` is what the dead worker's own ranks take to compute, up to the layer where they were; `restart` is what beginning
@@ -11,7 +11,6 @@ import argparse, json, os, pathlib, signal, statistics, subprocess, sys, tempfil
 
 root = pathlib.Path(__file__).resolve().parent.parent
 documents = {"8K": "archive-8k", "32K": "archive-32k"}
-victim = ("east", "cpu0")
 
 
 def worker_of(run, node, device):
@@ -35,14 +34,18 @@ def worker_of(run, node, device):
     sys.exit(f"measure_death: no worker of {node}/{device} is there")
 
 
-def run(baton, document, config, harm=None, after_s=0.0):
-    """One run: its JSON, and how long after the signal it said that ranks are computed again."""
+def asking(document):
+    """Options that ask the first question about a sample document."""
     questions = (root / f"models/needle/documents/{document}.questions.jsonl").read_text().splitlines()
+    return ["--document", f"models/needle/documents/{document}.txt", "--question", json.loads(questions[0])["question"]]
+
+
+def run(given, job, harm=None, after_s=0.0):
+    """One run: its JSON, and how long after the signal it said that ranks are computed again."""
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "out.json"
         process = subprocess.Popen(
-            [baton, "run", "--config", config, "--document", f"models/needle/documents/{document}.txt", "--question",
-             json.loads(questions[0])["question"], "--json", str(out)],
+            [given.baton, "run", "--config", given.config, *job, "--json", str(out)],
             cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         lines = []
         began = threading.Event()
@@ -60,7 +63,7 @@ def run(baton, document, config, harm=None, after_s=0.0):
             if not began.wait(60):
                 sys.exit("measure_death: the prefill did not begin")
             time.sleep(after_s)
-            pid = worker_of(process.pid, *victim)
+            pid = worker_of(process.pid, *given.victim.split("/"))
             hurt = time.monotonic()
             os.kill(pid, harm)
         if process.wait(120) != 0:
@@ -74,20 +77,26 @@ def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--baton", default="build/release/baton")
     options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--lengths", default="8K,32K", help="of the sample documents")
+    options.add_argument("--config", default="configs/processes.yaml", help="with processes: per_device")
+    options.add_argument("--victim", default="east/cpu0", help="whose worker dies")
+    options.add_argument("--tokens", help="token ids in place of the sample documents, as `baton run --tokens` takes them")
     given = options.parse_args()
     median = statistics.median
-    config = "configs/processes.yaml"
+    jobs = {length: asking(documents[length]) for length in given.lengths.split(",")}
+    if given.tokens:
+        jobs = {pathlib.Path(given.tokens).stem: ["--tokens", given.tokens]}
     print("| tokens | death | noticed | layers | shard | price | restart | undisturbed |")
     print("|---|---|---|---|---|---|---|---|")
-    for length, document in documents.items():
-        run(given.baton, document, config)  # to warm up
-        calm = [run(given.baton, document, config)[0] for _ in range(given.repeats)]
+    for length, job in jobs.items():
+        run(given, job)  # to warm up
+        calm = [run(given, job)[0] for _ in range(given.repeats)]
         calm_s = median(r["prefill_s"] for r in calm)
         answers = {tuple(r["answer_ids"]) for r in calm}
         for name, harm in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP)):
             rows = []
             for _ in range(given.repeats):
-                hurt, noticed_s = run(given.baton, document, config, harm, calm_s / 2)
+                hurt, noticed_s = run(given, job, harm, calm_s / 2)
                 answers.add(tuple(hurt["answer_ids"]))
                 if noticed_s is None:
                     continue  # it had done its part already

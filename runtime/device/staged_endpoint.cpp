@@ -32,8 +32,10 @@ class staged_transport final : public transport {
     std::erase(owner_.transports_, this);
     leaving_.clear();
     // What the job's last rank here leaves unread belongs to nobody.
-    if (owner_.ranks_here(job_, {0, ranks_}) == 0)
-      std::erase_if(owner_.kept_, [this](const auto& kept) { return kept.first.job == job_; });
+    if (owner_.ranks_here(job_, {0, ranks_}) > 0) return;
+    std::erase_if(owner_.kept_, [this](const auto& kept) { return kept.first.job == job_; });
+    owner_.under_way_.erase(job_);
+    owner_.by_the_network_.erase(job_);
   }
 
   [[nodiscard]] job_id job() const { return job_; }
@@ -42,6 +44,7 @@ class staged_transport final : public transport {
   /// Done with the sends at once: whatever overwrites the device's memory is queued behind the copy.
   transfer exchange(std::span<const outgoing_block> sends, std::span<const incoming_block> receives) override {
     rethrow();
+    owner_.under_way_.insert(job_);
     for (const auto& outgoing : sends) {
       if (outgoing.on_host) {
         leaving_.push_back({outgoing, nullptr, inner_->exchange(std::span(&outgoing, 1), {}), true});
@@ -51,34 +54,34 @@ class staged_transport final : public transport {
     }
     if (receives.empty()) return {};
     arrival taking;
-    std::size_t bytes = 0;
     std::vector<incoming_block> by_network;
     for (const auto& incoming : receives) {
-      if (passes_here(incoming.route, incoming.key.source) && !incoming.on_host) {
-        taking.here.push_back(incoming);
-        continue;
-      }
-      by_network.push_back(incoming);
-      if (!incoming.on_host) bytes += bytes_of_parts(incoming.parts);
+      const bool here = passes_here(incoming.route, incoming.key.source) && !incoming.on_host;
+      (here ? taking.here : by_network).push_back(incoming);
     }
-    if (bytes > 0) taking.memory = owner_.take(bytes);
-    std::size_t at = 0;
-    for (auto& incoming : by_network) {
-      if (incoming.on_host) continue;
-      const std::size_t length = bytes_of_parts(incoming.parts);
-      taking.parts.insert(taking.parts.end(), incoming.parts.begin(), incoming.parts.end());
-      incoming.parts = {std::span(taking.memory->data() + at, length)};
-      incoming.on_host = true;
-      at += length;
-    }
-    if (!by_network.empty()) taking.under_way = inner_->exchange({}, by_network);
-    if (bytes > 0 || !taking.here.empty()) taking.overwritable = owner_.kernels_.record(owner_.queue_);
+    if (!by_network.empty()) taking.by_network.push_back(ask_network(std::move(by_network)));
+    if (std::ranges::any_of(receives, [](const incoming_block& b) { return !b.on_host; }))
+      taking.overwritable = owner_.kernels_.record(owner_.queue_);
     const auto id = ++last_transfer_;
     arriving_.emplace(id, std::move(taking));
     return {*this, id};
   }
 
-  void rewire(int source, const rank_place& place) override { inner_->rewire(source, place); }
+  void rewire(int source, const rank_place& place) override {
+    inner_->rewire(source, place);
+    owner_.leave_to_the_network(job_);
+  }
+  /// What is kept here is taken; the rest of what was to come from ranks of this device is asked for.
+  void leave_to_the_network() {
+    try {
+      for (auto& [id, taking] : arriving_) {
+        take_what_is_kept(taking);
+        if (!taking.here.empty()) taking.by_network.push_back(ask_network(std::exchange(taking.here, {})));
+      }
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+  }
   void abort() noexcept override {
     aborted_.store(true);
     inner_->abort();
@@ -120,18 +123,41 @@ class staged_transport final : public transport {
     transfer under_way;
     bool given = false;
   };
-  /// Blocks on their way in.
-  struct arrival {
-    std::vector<incoming_block> here;         ///< from ranks of this device, not yet taken
-    std::unique_ptr<device_memory> memory;    ///< where those of the network come
+  /// Blocks that the network was asked for at once.
+  struct network_arrival {
+    std::unique_ptr<device_memory> memory;    ///< where they come; null: where they are wanted, which is host memory
     std::vector<std::span<std::byte>> parts;  ///< of the device, as they lie in `memory` one after another
-    std::unique_ptr<event> overwritable;      ///< what was launched before the exchange no longer reads the parts
     transfer under_way;
   };
+  /// Blocks on their way in.
+  struct arrival {
+    std::vector<incoming_block> here;  ///< from ranks of this device, not yet taken
+    std::vector<network_arrival> by_network;
+    std::unique_ptr<event> overwritable;  ///< what was launched before the exchange no longer reads the parts
+  };
+
+  [[nodiscard]] network_arrival ask_network(std::vector<incoming_block> blocks) {
+    network_arrival asked;
+    std::size_t bytes = 0;
+    for (const auto& incoming : blocks) bytes += incoming.on_host ? 0 : bytes_of_parts(incoming.parts);
+    if (bytes > 0) asked.memory = owner_.take(bytes);
+    std::size_t at = 0;
+    for (auto& incoming : blocks) {
+      if (incoming.on_host) continue;
+      const std::size_t length = bytes_of_parts(incoming.parts);
+      asked.parts.insert(asked.parts.end(), incoming.parts.begin(), incoming.parts.end());
+      incoming.parts = {std::span(asked.memory->data() + at, length)};
+      incoming.on_host = true;
+      at += length;
+    }
+    asked.under_way = inner_->exchange({}, blocks);
+    return asked;
+  }
 
   /// Whether a block of this source comes to the device's ranks without the network. A relayed one is in the log besides; a direct
   /// one that others read too goes to all by the network.
   [[nodiscard]] bool passes_here(block_route route, int source) const {
+    if (owner_.by_the_network_.contains(job_)) return false;
     if (route == block_route::direct) return owner_.ranks_here(job_, {0, ranks_}) == ranks_;
     return owner_.ranks_here(job_, {source, source + 1}) == 1;
   }
@@ -168,9 +194,7 @@ class staged_transport final : public transport {
     }
   }
 
-  bool poll(std::uint64_t id) override {
-    rethrow();
-    auto& taking = arriving_.at(id);
+  void take_what_is_kept(arrival& taking) {
     auto& kernels = owner_.kernels_;
     std::erase_if(taking.here, [&](const incoming_block& incoming) {
       const auto kept = owner_.kept_.find(incoming.key);
@@ -187,11 +211,21 @@ class staged_transport final : public transport {
       if (--kept->second.readers == 0) owner_.kept_.erase(kept);
       return true;
     });
-    if (!taking.here.empty() || !taking.under_way.done()) return false;
-    if (taking.memory) {
+  }
+
+  bool poll(std::uint64_t id) override {
+    rethrow();
+    auto& taking = arriving_.at(id);
+    auto& kernels = owner_.kernels_;
+    take_what_is_kept(taking);
+    if (!taking.here.empty()) return false;
+    if (!std::ranges::all_of(taking.by_network, [](network_arrival& asked) { return asked.under_way.done(); }))
+      return false;
+    for (auto& asked : taking.by_network) {
+      if (!asked.memory) continue;
       kernels.wait_for(*owner_.uploads_, *taking.overwritable);
-      copy_up(*taking.memory, taking.parts);
-      owner_.give_back(std::move(taking.memory), nullptr);
+      copy_up(*asked.memory, asked.parts);
+      owner_.give_back(std::move(asked.memory), nullptr);
     }
     if (taking.overwritable) kernels.wait_for(owner_.queue_, *kernels.record(*owner_.uploads_));
     arriving_.erase(id);
@@ -201,12 +235,16 @@ class staged_transport final : public transport {
     const auto found = arriving_.find(id);
     if (found == arriving_.end()) return -1;
     const auto& taking = found->second;
-    return taking.here.empty() ? taking.under_way.missing_rank() : static_cast<int>(taking.here.front().key.source);
+    if (!taking.here.empty()) return static_cast<int>(taking.here.front().key.source);
+    for (const auto& asked : taking.by_network) {
+      if (const int missing = asked.under_way.missing_rank(); missing >= 0) return missing;
+    }
+    return -1;
   }
   void cancel(std::uint64_t id) noexcept override {
     const auto found = arriving_.find(id);
     if (found == arriving_.end()) return;
-    found->second.under_way = {};
+    for (auto& asked : found->second.by_network) asked.under_way = {};
     arriving_.erase(found);
   }
   void rethrow() {
@@ -240,6 +278,8 @@ staged_endpoint::~staged_endpoint() {
 }
 
 std::unique_ptr<transport> staged_endpoint::join(job_id job, int rank, const job_routes& routes) {
+  // All ranks of a device join before the first of them exchanges, unless one comes in another's place.
+  if (under_way_.contains(job)) leave_to_the_network(job);
   return std::make_unique<staged_transport>(*this, network_.join(job, rank, routes), job, rank,
                                             static_cast<int>(routes.ranks.size()));
 }
@@ -277,6 +317,14 @@ void staged_endpoint::give_back(std::unique_ptr<device_memory> memory, const eve
   } catch (...) {
     // A device that does not answer: the memory goes back to the system.
   }
+}
+
+void staged_endpoint::leave_to_the_network(job_id job) {
+  if (!by_the_network_.insert(job).second) return;
+  for (auto* const each : transports_) {
+    if (each->job() == job) each->leave_to_the_network();
+  }
+  std::erase_if(kept_, [job](const auto& kept) { return kept.first.job == job; });
 }
 
 int staged_endpoint::ranks_here(job_id job, rank_range ranks) const {

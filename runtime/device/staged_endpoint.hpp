@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -18,7 +19,9 @@ class staged_transport;
 /// An endpoint for a device whose memory the host cannot read. Blocks pass through pinned host memory: what is sent is copied down
 /// behind the work that makes it, and given to the network when it is complete; what arrives is copied up before the work that reads
 /// it. Nobody waits for the device. Between ranks of this device a block is copied up from where it was copied down, in the order of
-/// streams alone; the network gets it too where it is logged, or somebody else reads it. Used by the device's compute thread, except `wake`; endpoint, backend and stream outlive it.
+/// streams alone; the network gets it too where it is logged, or somebody else reads it. Where a rank is replaced, that is over for its
+/// job: who comes late, or begins anew, takes and gives by the network, which knows what has been and who holds it, and so do all others
+/// from then on. Used by the device's compute thread, except `wake`; endpoint, backend and stream outlive it.
 class staged_endpoint final : public endpoint {
  public:
   staged_endpoint(endpoint& network, backend& kernels, stream& queue);
@@ -66,6 +69,8 @@ class staged_endpoint final : public endpoint {
   void give_back(std::unique_ptr<device_memory> memory, const event* complete) noexcept;
   /// How many of these ranks are on this device.
   [[nodiscard]] int ranks_here(job_id job, rank_range ranks) const;
+  /// From now on the job's blocks go by the network alone; who waits for one here asks the network for it.
+  void leave_to_the_network(job_id job);
 
   endpoint& network_;
   backend& kernels_;
@@ -74,6 +79,8 @@ class staged_endpoint final : public endpoint {
   std::vector<staged_transport*> transports_;
   std::vector<lent_memory> unused_;
   std::map<block_key, kept_block> kept_;
+  std::set<job_id> under_way_;       ///< whose ranks have exchanged
+  std::set<job_id> by_the_network_;  ///< of which a rank was replaced
 };
 
 }  // namespace baton

@@ -171,6 +171,47 @@ TEST_P(staged_endpoint_test, a_job_that_is_dropped_half_way_leaves_nothing) {
   EXPECT_FALSE(moving.done()) << "a block of the job that went before";
 }
 
+TEST_P(staged_endpoint_test, a_rank_that_comes_in_anothers_place_gets_what_was_given_before_it_came) {
+  const auto r0 = join(0, 0);
+  const auto r1 = join(0, 1);
+  const auto own = devices[0]->filled(100, 1);
+  const auto got = devices[0]->filled(100, 9);
+  {
+    const auto r2 = join(1, 2);
+    auto sent = r0->exchange(std::vector<outgoing_block>{{key_of(0), {part(*own, 0, 100)}, {1, 3}}}, {});
+  }
+  // Rank 1 waits for nobody yet; rank 2 is lost and comes to this device.
+  const auto r2 = join(0, 2);
+  auto late = r2->exchange({}, std::vector<incoming_block>{{key_of(0), {part(*got, 0, 100)}}});
+  finish(late);
+  EXPECT_TRUE(devices[0]->holds(*got, 0, 100, 1));
+  const auto also = devices[0]->filled(100, 9);
+  auto first = r1->exchange({}, std::vector<incoming_block>{{key_of(0), {part(*also, 0, 100)}}});
+  finish(first);
+  EXPECT_TRUE(devices[0]->holds(*also, 0, 100, 1));
+}
+
+TEST_P(staged_endpoint_test, who_waits_for_a_rank_of_this_device_asks_the_network_once_one_was_replaced) {
+  {
+    const auto attempt_before = join(1, 0);
+    const auto own = devices[1]->filled(100, 1);
+    auto sent = attempt_before->exchange(std::vector<outgoing_block>{{key_of(0), {part(*own, 0, 100)}, {1, 3}}}, {});
+    for (int i = 0; i < 1000; ++i) {  // until it is logged
+      devices[1]->kernels->synchronize(*devices[1]->queue);
+      devices[1]->staged->progress();
+    }
+  }
+  const auto r0 = join(0, 0);  // leaves out what is logged
+  const auto r2 = join(0, 2);
+  const auto got = devices[0]->filled(100, 9);
+  auto waiting = r2->exchange({}, std::vector<incoming_block>{{key_of(0), {part(*got, 0, 100)}}});
+  EXPECT_FALSE(waiting.done());
+  EXPECT_EQ(waiting.missing_rank(), 0);
+  r2->rewire(0, {});
+  finish(waiting);
+  EXPECT_TRUE(devices[0]->holds(*got, 0, 100, 1));
+}
+
 INSTANTIATE_TEST_SUITE_P(on, staged_endpoint_test, testing::Values(false, true),
                          [](const auto& tested) { return tested.param ? "cuda" : "cpu"; });
 
