@@ -20,7 +20,8 @@ actor_config::actor_config(reach how, const cluster_identity* identity) {
   if (how == reach::process) return;
   load<caf::io::middleman>();
   // A connection that says nothing at all is closed in the end; who is alive is decided much earlier, by the coordinator.
-  set("middleman.heartbeat-interval", caf::timespan(std::chrono::milliseconds(500)));
+  // Seldom, for each beat also closes a connection whose handshake is under way, and over a slow link that takes many round trips.
+  set("middleman.heartbeat-interval", caf::timespan(std::chrono::seconds(5)));
   set("middleman.connection-timeout", caf::timespan(std::chrono::seconds(30)));
   if (identity == nullptr) return;
   check_tls_is_mended();

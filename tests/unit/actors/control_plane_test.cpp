@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "kernels/fault.hpp"
+#include "tests/support/slow_road.hpp"
 #include "tests/support/strangers.hpp"
 #include "tests/support/temporary_directory.hpp"
 
@@ -110,6 +111,16 @@ struct control_plane : testing::Test {
 TEST_F(control_plane, members_are_let_in_and_known) {
   expect_let_in(west);
   expect_let_in(client_member);
+}
+
+TEST_F(control_plane, a_member_far_away_is_let_in) {
+  // A handshake of CAF's takes several round trips: longer than half a second.
+  const slow_road road(place(), 150ms);
+  const cluster_identity identity(folder.path(), west);
+  actor_config settings(actor_config::reach::network, &identity);
+  caf::actor_system system(settings);
+  static_cast<void>(join_cluster(system, {"127.0.0.1", road.place().port}, &identity, 5s));
+  EXPECT_EQ(here->port.admitted()->whose(system.node()), west);
 }
 
 TEST_F(control_plane, both_sides_of_a_join_have_the_same_key) {
