@@ -3,11 +3,12 @@
 # with a link to a common bridge, over which this machine reaches the coordinator. Control and data plane are closed to
 # strangers, as they would be on a real network. Processes that die are started again, as systemd would.
 #
-#   deploy/local-cluster.sh up [--nodes 3] [--devices 2] [--model DIR] [--prompt NAME] [--delay 0ms] [--rate 0] [--loss 0]
+#   deploy/local-cluster.sh up [--nodes 3] [--devices 2] [--model DIR] [--prompt NAME] [--delay 0] [--rate 0] [--loss 0]
 #   deploy/local-cluster.sh status
 #   deploy/local-cluster.sh down
 #
-# --delay (each way), --rate (as tc has it, such as 100mbit; 0: unlimited) and --loss (percent) are those of every link.
+# --delay (such as 50ms), --rate (such as 100mbit; 0: unlimited) and --loss (percent) are those of whatever leaves a host, so that they meet
+# what travels between two hosts once in each direction. tc's netem makes them, or deploy/slow_link.py where the kernel has none.
 # --memory is each device's (1GiB). --name tells clusters apart ("local"), --subnet their networks (10.91.0). BATON names the program
 # (build/release/baton), BATON_CLUSTER_DIR where configuration, certificates, journal and logs are kept (/var/tmp/baton-cluster-NAME).
 # Needs root. Ends with 2 where a command line is wrong or this machine permits no network namespaces.
@@ -23,7 +24,7 @@ refuse() {
 
 command=${1:-}
 [[ $# -eq 0 ]] || shift
-nodes=3 devices=2 model=$root/models/needle prompt=needle delay=0ms rate=0 loss=0 memory=1GiB name=local subnet=10.91.0
+nodes=3 devices=2 model=$root/models/needle prompt=needle delay=0 rate=0 loss=0 memory=1GiB name=local subnet=10.91.0
 ready_s=120
 while [[ $# -gt 0 ]]; do
   case $1 in
@@ -37,6 +38,9 @@ while [[ $# -gt 0 ]]; do
 done
 [[ $nodes =~ ^[1-9][0-9]?$ && $devices =~ ^[1-9][0-9]?$ ]] || refuse "--nodes and --devices are whole numbers from 1"
 [[ $name =~ ^[a-z0-9]{1,8}$ ]] || refuse "--name has 1 to 8 lower-case letters and digits"
+[[ $delay =~ ^(0|[0-9.]+(us|ms|s))$ ]] || refuse "--delay is a time with its unit, such as 50ms"
+[[ $rate =~ ^(0|[0-9.]+[kmg]?bit)$ ]] || refuse "--rate is 0 or bits per second with their unit, such as 100mbit"
+[[ $loss =~ ^[0-9]{1,2}(\.[0-9]+)?$ ]] || refuse "--loss is in percent, from 0 to below 100, such as 1"
 [[ $subnet =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]] || refuse "--subnet is the first three numbers of addresses, such as 10.91.0"
 
 program=${BATON:-$root/build/release/baton}
@@ -90,16 +94,29 @@ add_host() {
   ip -n "$host" link set lo up
   ip -n "$host" address add "$subnet.$2/24" dev eth0
   ip -n "$host" link set eth0 up
+  slow_down "$host"
+}
+
+# slow_down HOST: what leaves it is late, paced and lossy, as the options say.
+slow_down() {
   local shape=()
-  [[ $delay =~ ^0(ms|s|us)?$ ]] || shape+=(delay "$delay")
-  [[ $loss == 0 ]] || shape+=(loss "$loss%")
-  [[ $rate == 0 ]] || shape+=(rate "$rate")
-  if [[ ${#shape[@]} -gt 0 ]]; then
-    ip netns exec "$host" tc qdisc add dev eth0 root netem "${shape[@]}" limit 100000 || {
-      down
-      refuse "this machine's kernel cannot shape links (tc netem); leave --delay, --rate and --loss away"
-    }
-  fi
+  [[ $delay =~ ^[0.]+(ms|s|us)?$ ]] || shape+=(delay "$delay")
+  [[ $loss =~ ^[0.]+$ ]] || shape+=(loss "$loss%")
+  [[ $rate =~ ^0 ]] || shape+=(rate "$rate")
+  [[ ${#shape[@]} -gt 0 ]] || return 0
+  if ip netns exec "$1" tc qdisc add dev eth0 root netem "${shape[@]}" limit 100000 2>/dev/null; then return 0; fi
+  local log=$folder/log/link-${1#"$prefix"}.log
+  setsid ip netns exec "$1" "$root/deploy/slow_link.py" eth0 --delay "$delay" --rate "$rate" --loss "$loss" \
+    >"$log" 2>&1 </dev/null &
+  disown
+  for _ in {1..100}; do
+    if grep -qs '^ready$' "$log"; then return 0; fi
+    sleep 0.05
+  done
+  cat "$log" >&2
+  trap - ERR
+  down
+  refuse "this machine can make no slow links; leave --delay, --rate and --loss away"
 }
 
 # supervise HOST LOG COMMAND…: starts it on that host, and again a second after it has ended.
