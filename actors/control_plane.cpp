@@ -51,7 +51,7 @@ coordinator_port::coordinator_port(const cluster_identity* identity) : identity_
 
 std::uint16_t coordinator_port::open(caf::actor_system& system, const coordinator_actor& coordinator,
                                      const coordinator_address& where) {
-  // Drawn anew for each coordinator: its agents and workers start their data plane anew with it.
+  // What the data plane has follows from it, so it is drawn anew for each coordinator: its agents and workers start their data plane anew with it.
   const auto gate = spawn_gate(system, coordinator, identity_, random_key(), admitted_);
   if (identity_ != nullptr) {
     const auto behind = caf::openssl::publish(gate, 0, "127.0.0.1", true);
@@ -100,16 +100,19 @@ membership join_cluster(caf::actor_system& system, const coordinator_address& wh
 }
 
 std::unique_ptr<messenger> make_messenger(const cluster_config& config, const node_config& node,
-                                          const secret_key& data_plane, const std::string& who) {
+                                          const std::optional<data_plane_identity>& data_plane,
+                                          const std::string& who) {
   const std::chrono::milliseconds delay(config.links.delay_ms);
   const auto here = resolved_place(node.address, 0);
   // Without a name of its own UCX takes any device.
   if (config.links.transport == transport_kind::ucx)
     return make_ucx_messenger({.net_devices = here.is_loopback() ? "lo" : "", .delay = delay});
+  if (!data_plane) throw fault(fault_code::bad_input, "the coordinator has let this process in as a client", who);
   return make_tcp_messenger(
-      {.host = here.host(), .cluster = data_plane, .delay = delay, .warn = [who](const std::string& text) {
-         fmt::print(stderr, "baton: {}: {}\n", who, text);
-       }});
+      {.host = here.host(),
+       .identity = *data_plane,
+       .delay = delay,
+       .warn = [who](const std::string& text) { fmt::print(stderr, "baton: {}: {}\n", who, text); }});
 }
 
 }  // namespace baton::actors

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "actors/actor_config.hpp"
@@ -38,7 +39,7 @@ class coordinator_port {
 
 struct membership {
   coordinator_actor coordinator;
-  secret_key data_plane{};
+  std::optional<data_plane_identity> data_plane;  ///< not a client's
 };
 
 /// Joins the cluster of a coordinator in another process; tries until it is there. Throws fault(deadline); fault(cancelled) where `pause` gives up; fault(bad_input) where
@@ -46,8 +47,9 @@ struct membership {
 membership join_cluster(caf::actor_system& system, const coordinator_address& where, const cluster_identity* identity,
                         std::chrono::milliseconds patience, const pause_function& pause = sleep_for);
 
-/// A process's messenger on the data plane, as the configuration has it. `who`: for what it says about strangers.
+/// A process's messenger on the data plane, as the configuration has it. `who`: for what it says about strangers. Throws fault(bad_input)
+/// where the process was let in as a client.
 std::unique_ptr<messenger> make_messenger(const cluster_config& config, const node_config& node,
-                                          const secret_key& data_plane, const std::string& who);
+                                          const std::optional<data_plane_identity>& data_plane, const std::string& who);
 
 }  // namespace baton::actors

@@ -23,10 +23,10 @@ std::optional<cluster_member> admissions::whose(const caf::node_id& process) con
 }
 
 gate_actor spawn_gate(caf::actor_system& system, const coordinator_actor& coordinator, const cluster_identity* identity,
-                      const secret_key& data_plane, admissions& admitted) {
+                      const secret_key& root, admissions& admitted) {
   return system.spawn(
       [=, &admitted](gate_actor::stateful_pointer<std::shared_ptr<doorkeeper>> self) -> gate_actor::behavior_type {
-        self->state = std::make_shared<doorkeeper>(identity, data_plane);
+        self->state = std::make_shared<doorkeeper>(identity, root);
         self->monitor(coordinator);
         self->set_down_handler([self](caf::down_msg& down) { self->quit(down.reason); });
         // The number of the actor that asks, in its process: whoever guesses another's disturbs that one's join, and nothing else.

@@ -26,9 +26,9 @@ class admissions {
 };
 
 /// Spawns the only actor that others find at the coordinator's port: it lets through who proves to be a member
-/// (runtime/security/join.hpp), and ends with the coordinator. `identity`: null where there are no certificates; outlives the actor,
+/// (runtime/security/join.hpp), and ends with the coordinator. `root`: a doorkeeper's. `identity`: null where there are no certificates; outlives the actor,
 /// as `admitted` does.
 gate_actor spawn_gate(caf::actor_system& system, const coordinator_actor& coordinator, const cluster_identity* identity,
-                      const secret_key& data_plane, admissions& admitted);
+                      const secret_key& root, admissions& admitted);
 
 }  // namespace baton::actors

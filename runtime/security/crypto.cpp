@@ -29,6 +29,7 @@ using owned = std::unique_ptr<Type, freed_by<Type, Free>>;
 
 using key_handle = owned<EVP_PKEY, EVP_PKEY_free>;
 using key_context = owned<EVP_PKEY_CTX, EVP_PKEY_CTX_free>;
+using digest_context = owned<EVP_MD_CTX, EVP_MD_CTX_free>;
 using cipher_context = owned<EVP_CIPHER_CTX, EVP_CIPHER_CTX_free>;
 
 unsigned char* raw(std::byte* bytes) { return reinterpret_cast<unsigned char*>(bytes); }
@@ -40,6 +41,14 @@ std::array<unsigned char, nonce_bytes> nonce_of(std::uint64_t number) {
   std::array<unsigned char, nonce_bytes> nonce{};
   for (std::size_t i = 0; i < 8; ++i) nonce[nonce_bytes - 1 - i] = static_cast<unsigned char>(number >> (8 * i));
   return nonce;
+}
+
+public_point point_of(const key_handle& key) {
+  public_point point;
+  std::size_t bytes = point.size();
+  check(EVP_PKEY_get_raw_public_key(key.get(), raw(point.data()), &bytes) == 1 && bytes == point.size(),
+        "a key's public half");
+  return point;
 }
 
 }  // namespace
@@ -103,9 +112,12 @@ struct key_exchange::pair {
 key_exchange::key_exchange() : pair_(std::make_unique<pair>()) {
   pair_->handle.reset(EVP_PKEY_Q_keygen(nullptr, nullptr, "X25519"));
   check(pair_->handle != nullptr, "an X25519 key");
-  std::size_t bytes = point_.size();
-  check(EVP_PKEY_get_raw_public_key(pair_->handle.get(), raw(point_.data()), &bytes) == 1 && bytes == point_.size(),
-        "an X25519 key");
+  point_ = point_of(pair_->handle);
+}
+key_exchange::key_exchange(const secret_key& secret) : pair_(std::make_unique<pair>()) {
+  pair_->handle.reset(EVP_PKEY_new_raw_private_key(EVP_PKEY_X25519, nullptr, raw(secret.data()), secret.size()));
+  check(pair_->handle != nullptr, "an X25519 key");
+  point_ = point_of(pair_->handle);
 }
 key_exchange::~key_exchange() = default;
 key_exchange::key_exchange(key_exchange&&) noexcept = default;
@@ -122,6 +134,40 @@ std::optional<secret_key> key_exchange::shared_with(const public_point& other) c
     return std::nullopt;
   }
   return shared;
+}
+
+struct signing_key::pair {
+  key_handle handle;
+};
+
+signing_key::signing_key(const secret_key& secret) : pair_(std::make_unique<pair>()) {
+  pair_->handle.reset(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr, raw(secret.data()), secret.size()));
+  check(pair_->handle != nullptr, "an Ed25519 key");
+  point_ = point_of(pair_->handle);
+}
+signing_key::~signing_key() = default;
+signing_key::signing_key(signing_key&&) noexcept = default;
+signing_key& signing_key::operator=(signing_key&&) noexcept = default;
+
+signature_bytes signing_key::sign(std::span<const std::byte> data) const {
+  const digest_context signing(EVP_MD_CTX_new());
+  signature_bytes out;
+  std::size_t bytes = out.size();
+  check(signing != nullptr && EVP_DigestSignInit(signing.get(), nullptr, nullptr, nullptr, pair_->handle.get()) == 1 &&
+            EVP_DigestSign(signing.get(), raw(out.data()), &bytes, raw(data.data()), data.size()) == 1 &&
+            bytes == out.size(),
+        "Ed25519");
+  return out;
+}
+
+bool signing_key::has_signed(const public_point& who, std::span<const std::byte> data,
+                             const signature_bytes& signature) {
+  const key_handle key(EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nullptr, raw(who.data()), who.size()));
+  const digest_context checking(EVP_MD_CTX_new());
+  check(key != nullptr && checking != nullptr &&
+            EVP_DigestVerifyInit(checking.get(), nullptr, nullptr, nullptr, key.get()) == 1,
+        "Ed25519");
+  return EVP_DigestVerify(checking.get(), raw(signature.data()), signature.size(), raw(data.data()), data.size()) == 1;
 }
 
 struct record_cipher::context {

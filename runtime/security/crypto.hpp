@@ -16,6 +16,7 @@ namespace baton {
 using secret_key = std::array<std::byte, 32>;
 using digest = std::array<std::byte, 32>;
 using public_point = std::array<std::byte, 32>;
+using signature_bytes = std::array<std::byte, 64>;
 
 void fill_random(std::span<std::byte> out);
 [[nodiscard]] secret_key random_key();
@@ -28,10 +29,12 @@ void fill_random(std::span<std::byte> out);
 /// Takes as long whether they differ at the first byte or nowhere.
 [[nodiscard]] bool same_secret(std::span<const std::byte> a, std::span<const std::byte> b);
 
-/// A fresh X25519 pair (RFC 7748), for one handshake.
+/// An X25519 pair (RFC 7748).
 class key_exchange {
  public:
+  /// A fresh one, for one handshake.
   key_exchange();
+  explicit key_exchange(const secret_key& secret);
   ~key_exchange();
   key_exchange(key_exchange&&) noexcept;
   key_exchange& operator=(key_exchange&&) noexcept;
@@ -39,6 +42,25 @@ class key_exchange {
   [[nodiscard]] const public_point& own_point() const { return point_; }
   /// Nothing for a point that makes no secret (one of small order).
   [[nodiscard]] std::optional<secret_key> shared_with(const public_point& other) const;
+
+ private:
+  struct pair;
+  std::unique_ptr<pair> pair_;
+  public_point point_{};
+};
+
+/// An Ed25519 pair (RFC 8032).
+class signing_key {
+ public:
+  explicit signing_key(const secret_key& secret);
+  ~signing_key();
+  signing_key(signing_key&&) noexcept;
+  signing_key& operator=(signing_key&&) noexcept;
+
+  [[nodiscard]] const public_point& point() const { return point_; }
+  [[nodiscard]] signature_bytes sign(std::span<const std::byte> data) const;
+  [[nodiscard]] static bool has_signed(const public_point& who, std::span<const std::byte> data,
+                                       const signature_bytes& signature);
 
  private:
   struct pair;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "kernels/fault.hpp"
 #include "runtime/wire/join.pb.h"
@@ -51,6 +52,7 @@ joiner::joiner(const cluster_identity* identity) : identity_(identity) {
   wire::join_hello hello;
   if (identity_ != nullptr) hello.set_certificate(identity_->certificate());
   hello.set_point(text_of(exchange_.own_point()));
+  hello.set_own_point(text_of(own_point_));
   hello_ = hello.SerializeAsString();
 }
 
@@ -71,27 +73,31 @@ std::string joiner::challenged(const std::string& challenge) {
   return proof.SerializeAsString();
 }
 
-secret_key joiner::admitted(const std::string& admission) const {
+std::optional<data_plane_identity> joiner::admitted(const std::string& admission) const {
   const auto said = parsed<wire::join_admission>(admission);
-  secret_key key;
+  std::array<std::byte, 1 + data_plane_admission::wire_bytes> bytes;
   std::array<std::byte, record_cipher::tag_bytes> tag;
-  if (!sealing_ || !said || said->sealed_key().size() != key.size() || said->tag().size() != tag.size())
+  const std::size_t length = said ? said->sealed().size() : 0;
+  if (!sealing_ || (length != 1 && length != bytes.size()) || said->tag().size() != tag.size())
     no_coordinator("its admission makes no sense");
-  std::memcpy(key.data(), said->sealed_key().data(), key.size());
+  std::memcpy(bytes.data(), said->sealed().data(), length);
   std::memcpy(tag.data(), said->tag().data(), tag.size());
   record_cipher opening(*sealing_, record_cipher::use::opening);
-  if (!opening.open({}, key, tag)) no_coordinator("its admission was changed on its way");
-  return key;
+  if (!opening.open({}, std::span(bytes).first(length), tag)) no_coordinator("its admission was changed on its way");
+  if (length == 1) return std::nullopt;
+  return data_plane_identity{data_plane_admission::from_wire(std::span(bytes).last<data_plane_admission::wire_bytes>()),
+                             secret_, own_point_};
 }
 
-doorkeeper::doorkeeper(const cluster_identity* identity, const secret_key& data_plane)
-    : identity_(identity), data_plane_(data_plane) {}
+doorkeeper::doorkeeper(const cluster_identity* identity, const secret_key& root)
+    : identity_(identity), data_plane_(root) {}
 
 std::optional<std::string> doorkeeper::greeted(std::uint64_t newcomer, const std::string& hello, time_point now) {
   const auto said = parsed<wire::join_hello>(hello);
   const auto point = said ? point_of(said->point()) : std::nullopt;
+  const auto own_point = said ? point_of(said->own_point()) : std::nullopt;
   const key_exchange exchange;
-  const auto shared = point ? exchange.shared_with(*point) : std::nullopt;
+  const auto shared = point && own_point ? exchange.shared_with(*point) : std::nullopt;
   if (!shared) return std::nullopt;
   std::erase_if(waiting_, [&](const auto& w) { return now - w.second.since > waiting_time_max; });
   if (waiting_.size() >= waiting_max && !waiting_.contains(newcomer)) {
@@ -105,7 +111,8 @@ std::optional<std::string> doorkeeper::greeted(std::uint64_t newcomer, const std
     challenge.set_signature(identity_->sign(bytes_of(by_coordinator(hello, challenge.point()))));
   }
   auto bytes = challenge.SerializeAsString();
-  waiting_[newcomer] = {said->certificate(), by_member(hello, bytes), sealing_key(*shared, hello, bytes), now};
+  waiting_[newcomer] = {said->certificate(), by_member(hello, bytes), sealing_key(*shared, hello, bytes), *own_point,
+                        now};
   return bytes;
 }
 
@@ -120,11 +127,16 @@ std::optional<doorkeeper::admission> doorkeeper::proven(std::uint64_t newcomer, 
     if (said) out.who = identity_->signer(w.certificate, bytes_of(w.signed_by_it), said->signature());
     if (!out.who) return std::nullopt;
   }
-  secret_key sealed = data_plane_;
+  std::vector<std::byte> sealed{std::byte{0}};
+  if (!out.who || out.who->role == member_role::node) {
+    sealed[0] = std::byte{1};
+    const auto given = data_plane_.admit(w.own_point).to_wire();
+    sealed.insert(sealed.end(), given.begin(), given.end());
+  }
   std::array<std::byte, record_cipher::tag_bytes> tag;
   record_cipher(w.sealing, record_cipher::use::sealing).seal({}, sealed, sealed.data(), tag);
   wire::join_admission admitted;
-  admitted.set_sealed_key(text_of(sealed));
+  admitted.set_sealed(text_of(sealed));
   admitted.set_tag(text_of(tag));
   out.bytes = admitted.SerializeAsString();
   return out;

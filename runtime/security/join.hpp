@@ -8,15 +8,16 @@
 
 #include "runtime/security/certificates.hpp"
 #include "runtime/security/crypto.hpp"
+#include "runtime/security/data_plane.hpp"
 
 /// How a process joins a cluster, on top of TLS, which only tells that somebody is a member: both sides sign what the other has
-/// just drawn, so that each knows *which* member it talks to, and the newcomer gets the data plane's key, sealed so that nobody in
-/// between reads it. Bytes in, bytes out: no connections, no clock.
+/// just drawn, so that each knows *which* member it talks to, and a newcomer that is no client gets its place on the data plane
+/// (data_plane.hpp), sealed so that nobody in between reads it. Bytes in, bytes out: no connections, no clock.
 ///
-///     member → coordinator   hello: certificate, fresh point
+///     member → coordinator   hello: certificate, fresh point, own point on the data plane
 ///     coordinator → member   challenge: certificate, fresh point, signature over the hello and the point
 ///     member → coordinator   proof: signature over hello and challenge
-///     coordinator → member   admission: the data plane's key
+///     coordinator → member   admission: number on the data plane, and the endorsement of its point there
 ///
 /// Where a cluster has no certificates (on loopback only) nothing is signed, and everybody who asks is admitted.
 namespace baton {
@@ -33,12 +34,14 @@ class joiner {
   [[nodiscard]] const std::string& hello() const { return hello_; }
   /// The proof. Throws fault(bad_input) where whoever answers is not the cluster's coordinator.
   [[nodiscard]] std::string challenged(const std::string& challenge);
-  /// The data plane's key. Throws fault(bad_input) where these bytes hold none.
-  [[nodiscard]] secret_key admitted(const std::string& admission) const;
+  /// What it is on the data plane; nothing for a client. Throws fault(bad_input) where these bytes are no admission.
+  [[nodiscard]] std::optional<data_plane_identity> admitted(const std::string& admission) const;
 
  private:
   const cluster_identity* identity_;
   key_exchange exchange_;
+  const secret_key secret_ = random_key();
+  const public_point own_point_ = key_exchange(secret_).own_point();
   std::string hello_;
   std::optional<secret_key> sealing_;
 };
@@ -56,8 +59,8 @@ class doorkeeper {
     std::string bytes;
   };
 
-  /// `identity`: null without certificates; outlives the doorkeeper.
-  doorkeeper(const cluster_identity* identity, const secret_key& data_plane);
+  /// `identity`: null without certificates; outlives the doorkeeper. What the data plane has follows from `root`.
+  doorkeeper(const cluster_identity* identity, const secret_key& root);
 
   /// The challenge for `newcomer`, a name of the caller's. Nothing for what is no hello.
   [[nodiscard]] std::optional<std::string> greeted(std::uint64_t newcomer, const std::string& hello, time_point now);
@@ -69,11 +72,12 @@ class doorkeeper {
     std::string certificate;
     std::string signed_by_it;
     secret_key sealing;
+    public_point own_point;
     time_point since;
   };
 
   const cluster_identity* identity_;
-  const secret_key data_plane_;
+  const data_plane_authority data_plane_;
   std::map<std::uint64_t, waiting> waiting_;
 };
 

@@ -36,12 +36,6 @@ constexpr std::uint64_t listening_channel = 1;
 
 std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
 
-instance_id random_instance() {
-  instance_id drawn = 0;
-  while (drawn == 0) fill_random(std::as_writable_bytes(std::span(&drawn, 1)));
-  return drawn;
-}
-
 socket_place place_of(const std::string& host) {
   const auto place = socket_place::of(host, 0);
   if (!place) throw fault(fault_code::bad_input, fmt::format("'{}' is no numeric address such as 10.0.0.1", host));
@@ -128,12 +122,13 @@ tcp_connections::tcp_connections(const tcp_options& options, traffic_counters& c
     : options_(options),
       counters_(counters),
       refusals_(options.warn),
-      self_(random_instance()),
+      self_(options.identity.admission.instance),
       place_(place_of(options.host)),
       listening_(listen_on(place_)),
       epoll_(make_epoll()),
       address_(write_address({self_, place_.to_wire()})),
       spare_(spare_bytes) {
+  if (self_ == 0) throw fault(fault_code::internal, "a messenger needs what the control plane gives those who join");
   watch(listening_.get(), listening_channel, EPOLLIN);
 }
 
@@ -316,14 +311,14 @@ void tcp_connections::hear(stranger& s) {
   if (s.got < length) return;
   s.got = 0;
   if (!s.greeted) {
-    const auto reply = s.hands.greeted(options_.cluster, self_, s.bytes);
-    if (!reply) return refuse(s.id, "it does not know this cluster's key, or means another process");
+    const auto reply = s.hands.greeted(options_.identity, s.bytes);
+    if (!reply) return refuse(s.id, "it is no process of this cluster, or means another one");
     if (!send_at_once(s.socket, *reply)) return refuse(s.id, "it went away");
     s.greeted = true;
     return;
   }
   const auto proven = s.hands.proven(std::span(s.bytes).first<proof_bytes>());
-  if (!proven) return refuse(s.id, "it repeats what others have said");
+  if (!proven) return refuse(s.id, "it repeats what others have said, or is not who it says");
   const auto own_end = own_end_of(s.socket);
   const bool here = s.from.is_loopback() && own_end && own_end->is_loopback();
   if (!proven->sealed && (!here || options_.seal_always)) return refuse(s.id, "it does not encrypt");
@@ -397,9 +392,8 @@ void tcp_connections::connect(peer& p, time_point now) {
   const auto id = ++last_channel_;
   const bool sealed = options_.seal_always || !p.place.is_loopback();
   watch(socket.get(), id, EPOLLOUT);
-  p.over =
-      std::make_unique<outgoing>(outgoing{id, std::move(socket), &p, now + handshake_time_max, sealed,
-                                          handshake_initiator(options_.cluster, self_, place_, p.instance, sealed)});
+  p.over = std::make_unique<outgoing>(outgoing{id, std::move(socket), &p, now + handshake_time_max, sealed,
+                                               handshake_initiator(options_.identity, place_, p.instance, sealed)});
   outgoing_.emplace(id, &p);
 }
 

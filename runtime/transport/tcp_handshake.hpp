@@ -5,31 +5,32 @@
 #include <optional>
 #include <span>
 
-#include "runtime/security/crypto.hpp"
+#include "runtime/security/data_plane.hpp"
 #include "runtime/transport/message_header.hpp"
 #include "runtime/transport/socket.hpp"
 
-/// How two messengers prove to each other that they belong to one cluster before anything else is said: three messages of fixed
-/// lengths. Bytes in, bytes out: no sockets, no clock.
+/// How two messengers prove to each other which process of the cluster each is before anything else is said: three messages of
+/// fixed lengths. Bytes in, bytes out: no sockets, no clock.
 ///
-///     initiator → acceptor   hello: who I am, whom I mean, a fresh X25519 point, and a proof of the pair's key
-///     acceptor → initiator   reply: a fresh point, and a proof of the key that follows from both points and the pair's key
-///     initiator → acceptor   proof of that key
+///     initiator → acceptor   hello: who I am, whom I mean, a fresh X25519 point, my endorsed point, and a proof of the cluster's key
+///     acceptor → initiator   reply: a fresh point, my endorsed point, and a proof of the session's key
+///     initiator → acceptor   proof of the session's key
 ///
-/// The pair's key follows from the cluster's and both instances, so that one pair's key opens nothing else. Who does not know it is
-/// dropped at the hello, which costs the acceptor three hashes and no memory. Who learns it later cannot read what was said before.
+/// The session's key follows from both fresh points, and from each side's fresh and the other's endorsed point: who does not
+/// have the secret of one of the endorsed points cannot compute it, whatever other secrets of the cluster he has. Strangers, who do not
+/// know the cluster's key, are dropped at the hello, which costs the acceptor three hashes and no memory. Who learns a secret
+/// later cannot read what was said before.
 namespace baton {
 
-inline constexpr std::size_t hello_bytes = 103;
-inline constexpr std::size_t reply_bytes = 64;
+inline constexpr std::size_t hello_bytes = 199;
+inline constexpr std::size_t reply_bytes = 160;
 inline constexpr std::size_t proof_bytes = 32;
 
 /// The side that connects.
 class handshake_initiator {
  public:
   /// `sealed`: whether records are to be encrypted. An acceptor beyond loopback refuses what is not.
-  handshake_initiator(const secret_key& cluster, instance_id self, const socket_place& place, instance_id to,
-                      bool sealed);
+  handshake_initiator(const data_plane_identity& self, const socket_place& place, instance_id to, bool sealed);
 
   struct agreed {
     std::array<std::byte, proof_bytes> proof;
@@ -40,7 +41,8 @@ class handshake_initiator {
   [[nodiscard]] std::optional<agreed> replied(std::span<const std::byte, reply_bytes> reply) const;
 
  private:
-  secret_key pair_;
+  data_plane_identity self_;
+  instance_id to_;
   key_exchange exchange_;
   std::array<std::byte, hello_bytes> hello_;
 };
@@ -55,10 +57,10 @@ class handshake_acceptor {
     secret_key records{};
   };
 
-  /// Nothing: a stranger, or somebody who means another messenger.
+  /// Nothing: a stranger, somebody who means another messenger, or a point that is not endorsed for whom it says it is.
   [[nodiscard]] std::optional<std::array<std::byte, reply_bytes>> greeted(
-      const secret_key& cluster, instance_id self, std::span<const std::byte, hello_bytes> hello);
-  /// After `greeted`. Nothing: a stranger who repeats what somebody else has said.
+      const data_plane_identity& self, std::span<const std::byte, hello_bytes> hello);
+  /// After `greeted`. Nothing: somebody who repeats what another has said, or shows another's point.
   [[nodiscard]] std::optional<peer> proven(std::span<const std::byte, proof_bytes> proof) const;
 
  private:

@@ -5,23 +5,23 @@
 #include <memory>
 #include <string>
 
-#include "runtime/security/crypto.hpp"
+#include "runtime/security/data_plane.hpp"
 #include "runtime/transport/messenger.hpp"
+#include "runtime/transport/socket.hpp"
 
 namespace baton {
 
 struct tcp_options {
-  std::string host =
-      "127.0.0.1";           ///< a numeric address of this machine: the only one that is listened on, at a free port
-  secret_key cluster{};      ///< who knows another key is a stranger
-  bool seal_always = false;  ///< also between two processes of one machine
+  std::string host = "127.0.0.1";      ///< a numeric address of this machine: the only one that is listened on, at a free port
+  data_plane_identity identity;        ///< as the control plane has given it; must be there
+  bool seal_always = false;            ///< also between two processes of one machine
   std::chrono::milliseconds delay{0};  ///< holds every outgoing message back, as a slow link would; for experiments
   /// Hears, a few times a minute at most, which strangers were refused; on the transport thread. None: nobody does.
   std::function<void(const std::string&)> warn;
 };
 
 /// A messenger over TCP that strangers can neither enter, nor crash, nor stall, nor make allocate: whoever connects has to prove
-/// within seconds, and within bytes of a fixed number, that the control plane has given it the cluster's key
+/// within seconds, and within bytes of a fixed number, which process of the cluster it is
 /// (tcp_handshake.hpp). Beyond loopback everything after that is encrypted. Its transport thread sleeps unless there is
 /// something to do.
 ///

@@ -18,13 +18,17 @@ struct messenger_kind {
   std::function<std::unique_ptr<messenger>(std::chrono::milliseconds delay)> make;
 };
 
-/// What all messengers in tests know.
-inline constexpr secret_key cluster_of_tests{std::byte{1}, std::byte{2}, std::byte{3}};
+/// The control plane of all messengers in tests, in whatever process.
+inline const data_plane_authority& cluster_of_tests() {
+  static const data_plane_authority authority(secret_key{std::byte{1}, std::byte{2}, std::byte{3}});
+  return authority;
+}
 
 inline std::vector<messenger_kind> messenger_kinds() {
   const auto tcp = [](bool sealed) {
     return [sealed](std::chrono::milliseconds delay) {
-      return make_tcp_messenger({.cluster = cluster_of_tests, .seal_always = sealed, .delay = delay, .warn = {}});
+      return make_tcp_messenger(
+          {.identity = cluster_of_tests().new_identity(), .seal_always = sealed, .delay = delay, .warn = {}});
     };
   };
   return {{"ucx", [](std::chrono::milliseconds delay) { return make_ucx_messenger({.delay = delay}); }},

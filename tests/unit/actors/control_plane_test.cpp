@@ -123,14 +123,21 @@ TEST_F(control_plane, a_member_far_away_is_let_in) {
   EXPECT_EQ(here->port.admitted()->whose(system.node()), west);
 }
 
-TEST_F(control_plane, both_sides_of_a_join_have_the_same_key) {
+TEST_F(control_plane, processes_get_their_own_numbers_under_one_authority_and_clients_none) {
   const cluster_identity identity(folder.path(), west);
   actor_config settings(actor_config::reach::network, &identity);
   caf::actor_system system(settings);
   const auto once = join_cluster(system, here->where, &identity, 30s).data_plane;
   const auto again = join_cluster(system, here->where, &identity, 30s).data_plane;
-  EXPECT_EQ(once, again);
-  EXPECT_NE(once, secret_key{});
+  ASSERT_TRUE(once && again);
+  EXPECT_EQ(once->admission.issuer, again->admission.issuer);
+  EXPECT_EQ(once->admission.cluster, again->admission.cluster);
+  EXPECT_NE(once->admission.instance, again->admission.instance);
+  EXPECT_NE(once->secret, again->secret);
+  const cluster_identity user(folder.path(), client_member);
+  actor_config of_user(actor_config::reach::network, &user);
+  caf::actor_system other(of_user);
+  EXPECT_FALSE(join_cluster(other, here->where, &user, 30s).data_plane);
 }
 
 TEST_F(control_plane, who_has_no_certificate_or_a_foreign_one_is_not_let_in) {

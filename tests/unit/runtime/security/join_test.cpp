@@ -16,7 +16,7 @@ using namespace std::chrono_literals;
 const cluster_member coordinator{member_role::coordinator, {}};
 const cluster_member west{member_role::node, "west"};
 const cluster_member client{member_role::client, {}};
-const secret_key data_plane = random_key();
+const secret_key root = random_key();
 const doorkeeper::time_point now{};
 
 struct join : testing::Test {
@@ -25,9 +25,21 @@ struct join : testing::Test {
   temporary_directory folder;
 };
 
-TEST_F(join, a_member_is_known_by_its_certificate_and_gets_the_key) {
+/// Whether it has what the data plane of `root` takes.
+void expect_endorsed(const std::optional<data_plane_identity>& who) {
+  ASSERT_TRUE(who);
+  const auto& given = who->admission;
+  EXPECT_EQ(key_exchange(who->secret).own_point(), who->point);
+  EXPECT_EQ(given.issuer, data_plane_authority(root).admit(who->point).issuer);
+  EXPECT_TRUE(is_endorsed(given.issuer, given.instance, who->point, given.endorsement));
+  EXPECT_FALSE(is_endorsed(given.issuer, given.instance + 1, who->point, given.endorsement));
+  EXPECT_FALSE(is_endorsed(given.issuer, given.instance, key_exchange().own_point(), given.endorsement));
+  EXPECT_EQ(data_plane_admission::from_wire(given.to_wire()), given);
+}
+
+TEST_F(join, a_member_is_known_by_its_certificate_and_a_node_gets_its_place_on_the_data_plane) {
   const cluster_identity host(folder.path(), coordinator);
-  doorkeeper door(&host, data_plane);
+  doorkeeper door(&host, root);
   std::uint64_t newcomer = 0;
   for (const auto& who : {west, client}) {
     const cluster_identity member(folder.path(), who);
@@ -37,27 +49,45 @@ TEST_F(join, a_member_is_known_by_its_certificate_and_gets_the_key) {
     const auto admission = door.proven(newcomer, j.challenged(*challenge), now);
     ASSERT_TRUE(admission);
     EXPECT_EQ(admission->who, who);
-    EXPECT_EQ(j.admitted(admission->bytes), data_plane);
-    EXPECT_EQ(admission->bytes.find(std::string(reinterpret_cast<const char*>(data_plane.data()), 32)),
+    const auto place = j.admitted(admission->bytes);
+    if (who == client) {
+      EXPECT_FALSE(place);
+      continue;
+    }
+    expect_endorsed(place);
+    const auto& shared = place->admission.cluster;
+    EXPECT_EQ(admission->bytes.find(std::string(reinterpret_cast<const char*>(shared.data()), shared.size())),
               std::string::npos)
         << "the key travels in the clear";
   }
 }
 
 TEST_F(join, without_certificates_everybody_is_admitted_and_nobody_is_known) {
-  doorkeeper door(nullptr, data_plane);
+  doorkeeper door(nullptr, root);
   joiner j(nullptr);
   const auto admission = door.proven(1, j.challenged(*door.greeted(1, j.hello(), now)), now);
   ASSERT_TRUE(admission);
   EXPECT_FALSE(admission->who);
-  EXPECT_EQ(j.admitted(admission->bytes), data_plane);
+  expect_endorsed(j.admitted(admission->bytes));
+}
+
+TEST_F(join, what_was_changed_on_its_way_is_no_admission) {
+  doorkeeper door(nullptr, root);
+  joiner j(nullptr);
+  const auto admission = door.proven(1, j.challenged(*door.greeted(1, j.hello(), now)), now);
+  ASSERT_TRUE(admission);
+  for (std::size_t i = 0; i < admission->bytes.size(); ++i) {
+    auto changed = admission->bytes;
+    changed[i] ^= 1;
+    EXPECT_THROW(static_cast<void>(j.admitted(changed)), fault) << i;
+  }
 }
 
 TEST_F(join, a_foreign_member_is_not_admitted) {
   const temporary_directory elsewhere;
   static_cast<void>(make_certificates(elsewhere.path(), {coordinator, west}));
   const cluster_identity host(folder.path(), coordinator), foreign(elsewhere.path(), west);
-  doorkeeper door(&host, data_plane);
+  doorkeeper door(&host, root);
   joiner j(&foreign);
   const auto challenge = door.greeted(1, j.hello(), now);
   EXPECT_THROW(static_cast<void>(j.challenged(*challenge)), fault) << "it does not believe the coordinator either";
@@ -68,7 +98,7 @@ TEST_F(join, a_foreign_member_is_not_admitted) {
 
 TEST_F(join, who_shows_anothers_certificate_is_not_admitted) {
   const cluster_identity host(folder.path(), coordinator), node(folder.path(), west), user(folder.path(), client);
-  doorkeeper door(&host, data_plane);
+  doorkeeper door(&host, root);
   // The client repeats the node's hello, and signs by itself what it is challenged with.
   joiner honest(&node), liar(&user);
   const auto challenge = door.greeted(1, honest.hello(), now);
@@ -94,7 +124,7 @@ TEST_F(join, a_member_that_plays_the_coordinator_is_found_out) {
 
 TEST_F(join, time_runs_out_and_those_who_say_hello_only_are_bounded) {
   const cluster_identity host(folder.path(), coordinator), member(folder.path(), west);
-  doorkeeper door(&host, data_plane);
+  doorkeeper door(&host, root);
   joiner j(&member);
   const auto late = j.challenged(*door.greeted(1, j.hello(), now));
   EXPECT_FALSE(door.proven(1, late, now + 11s));
@@ -107,7 +137,7 @@ TEST_F(join, time_runs_out_and_those_who_say_hello_only_are_bounded) {
 
 TEST_F(join, nonsense_is_nobodys) {
   const cluster_identity host(folder.path(), coordinator), member(folder.path(), west);
-  doorkeeper door(&host, data_plane);
+  doorkeeper door(&host, root);
   std::mt19937_64 random(7);
   for (int i = 0; i < 300; ++i) {
     std::string noise(random() % 300, '\0');

@@ -1,6 +1,7 @@
 #include "runtime/transport/tcp_messenger.hpp"
 
 #include <random>
+#include <set>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -26,11 +27,12 @@ using namespace std::chrono_literals;
 
 struct station {
   explicit station(tcp_options options = {}) {
-    if (options.cluster == secret_key{}) options.cluster = cluster_of_tests;
+    if (options.identity.admission.instance == 0) options.identity = cluster_of_tests().new_identity();
     options.warn = [this](const std::string& text) {
       const std::lock_guard lock(mutex);
       warnings.push_back(text);
     };
+    identity = options.identity;
     messages = make_tcp_messenger(options);
     messages->listen(&in);
   }
@@ -43,6 +45,7 @@ struct station {
     return warnings;
   }
 
+  data_plane_identity identity;
   std::mutex mutex;
   std::vector<std::string> warnings;
   message_inbox in;
@@ -81,18 +84,43 @@ TEST(tcp_messenger, reaches_others_over_ipv6) {
 
 TEST(tcp_messenger, a_messenger_of_another_cluster_is_refused_and_reported) {
   station a, b;
-  station stranger({.cluster = random_key()});
+  station stranger({.identity = data_plane_authority(random_key()).new_identity()});
   stranger.messages->send(a.address(), direct(7, payload_of(100, 7)));
   expect_served(b, a, 1);
   for (int i = 0; i < 200 && a.heard_warnings().empty(); ++i) std::this_thread::sleep_for(10ms);
   ASSERT_FALSE(a.heard_warnings().empty());
   EXPECT_THAT(a.heard_warnings().front(), testing::HasSubstr("127.0.0.1"));
-  EXPECT_THAT(a.heard_warnings().front(), testing::HasSubstr("key"));
+  EXPECT_THAT(a.heard_warnings().front(), testing::HasSubstr("no process of this cluster"));
   EXPECT_EQ(a.in.arrivals().size(), 1u);
   // Neither does the member talk to a stranger.
   a.messages->send(stranger.address(), direct(8, payload_of(100, 8)));
   expect_served(a, b, 2);
   EXPECT_TRUE(stranger.in.arrivals().empty());
+}
+
+TEST(tcp_messenger, a_member_that_takes_anothers_name_is_refused) {
+  station a, b;
+  // All that b shows, and the secret of somebody else whom the control plane has let in.
+  const auto someone = cluster_of_tests().new_identity();
+  auto mask = b.identity;
+  mask.secret = someone.secret;
+  station as_b({.identity = mask});
+  as_b.messages->send(a.address(), direct(7, payload_of(100, 7)));
+  // And its own point, which is not endorsed for b.
+  auto other_point = someone;
+  other_point.admission.instance = b.identity.admission.instance;
+  station as_b_too({.identity = other_point});
+  as_b_too.messages->send(a.address(), direct(7, payload_of(100, 7)));
+  for (int i = 0; i < 300 && a.heard_warnings().empty(); ++i) std::this_thread::sleep_for(10ms);
+  EXPECT_FALSE(a.heard_warnings().empty());
+  expect_served(b, a, 1);
+  EXPECT_EQ(a.in.arrivals().size(), 1u);
+  // Nor does it hear what is meant for b: here at b's own address.
+  a.messages->send(as_b.address(), direct(8, payload_of(100, 8)));
+  a.messages->send(as_b_too.address(), direct(8, payload_of(100, 8)));
+  expect_served(a, b, 2);
+  EXPECT_TRUE(as_b.in.arrivals().empty());
+  EXPECT_TRUE(as_b_too.in.arrivals().empty());
 }
 
 TEST(tcp_messenger, who_must_encrypt_refuses_who_does_not) {
@@ -115,7 +143,7 @@ TEST(tcp_messenger, hostile_bytes_are_dropped_and_members_are_served) {
     if (round % 3 == 1) {
       // As far as a right one goes.
       const auto to = read_address(std::as_bytes(std::span(a.address())))->instance;
-      const handshake_initiator right(cluster_of_tests, 4711, a.place(), to, false);
+      const handshake_initiator right(cluster_of_tests().new_identity(), a.place(), to, false);
       std::copy_n(right.hello().begin(), std::min<std::size_t>(noise.size(), random() % hello_bytes), noise.begin());
     }
     stranger.say(noise);
@@ -129,7 +157,7 @@ TEST(tcp_messenger, hostile_bytes_are_dropped_and_members_are_served) {
 TEST(tcp_messenger, a_handshake_that_was_overheard_opens_nothing) {
   station a, b;
   const auto to = read_address(std::as_bytes(std::span(a.address())))->instance;
-  const handshake_initiator right(cluster_of_tests, 4711, a.place(), to, false);
+  const handshake_initiator right(cluster_of_tests().new_identity(), a.place(), to, false);
   stranger_connection replays(a.place());
   replays.say(right.hello());
   replays.say(std::vector<std::byte>(proof_bytes + 1000, std::byte{1}));
@@ -142,7 +170,7 @@ TEST(tcp_messenger, what_a_member_says_after_its_handshake_is_checked_too) {
   station a, b;
   const auto to = read_address(std::as_bytes(std::span(a.address())))->instance;
   for (const bool sealed : {false, true}) {
-    const handshake_initiator member(cluster_of_tests, 4711, a.place(), to, sealed);
+    const handshake_initiator member(cluster_of_tests().new_identity(), a.place(), to, sealed);
     stranger_connection connection(a.place());
     connection.say(member.hello());
     std::array<std::byte, reply_bytes> reply;
@@ -185,7 +213,7 @@ TEST(tcp_messenger, strangers_of_one_address_do_not_push_out_others) {
   for (std::size_t i = 0; i < tcp_connections::strangers_max + 50; ++i) flood.emplace_back(a.place(), "127.0.0.66");
   // Its handshake goes on after the flood has begun.
   const auto to = read_address(std::as_bytes(std::span(a.address())))->instance;
-  const handshake_initiator member(cluster_of_tests, 4711, a.place(), to, false);
+  const handshake_initiator member(cluster_of_tests().new_identity(), a.place(), to, false);
   slow.say(member.hello());
   std::array<std::byte, reply_bytes> reply;
   EXPECT_TRUE(slow.hears(reply));
