@@ -110,6 +110,7 @@ std::unique_ptr<messenger> make_messenger(const cluster_config& config, const no
   if (!data_plane) throw fault(fault_code::bad_input, "the coordinator has let this process in as a client", who);
   return make_tcp_messenger(
       {.host = here.host(),
+       .ports = node.data_ports,
        .identity = *data_plane,
        .delay = delay,
        .warn = [who](const std::string& text) { fmt::print(stderr, "baton: {}: {}\n", who, text); }});

@@ -24,7 +24,10 @@ std::string description_for_processes(cluster_config config, std::span<const std
   // All of it is on loopback.
   config.security = {};
   config.coordinator.address = loopback;
-  for (auto& node : config.nodes) node.address = loopback;
+  for (auto& node : config.nodes) {
+    node.address = loopback;
+    node.data_ports = {};
+  }
   std::size_t next = 0;
   for (auto& node : config.nodes) {
     for (auto& device : node.devices) device.memory_bytes = arena_bytes[next++];

@@ -9,7 +9,7 @@
 #
 # --delay (such as 50ms), --rate (such as 100mbit; 0: unlimited) and --loss (percent) are those of whatever leaves a host, so that they meet
 # what travels between two hosts once in each direction. tc's netem makes them, or deploy/slow_link.py where the kernel has none.
-# --memory is each device's (1GiB). --name tells clusters apart ("local"), --subnet their networks (10.91.0). BATON names the program
+# --memory is each device's (1GiB), --data-ports each node's (any). --name tells clusters apart ("local"), --subnet their networks (10.91.0). BATON names the program
 # (build/release/baton), BATON_CLUSTER_DIR where configuration, certificates, journal and logs are kept (/var/tmp/baton-cluster-NAME).
 # Needs root. Ends with 2 where a command line is wrong or this machine permits no network namespaces.
 set -euo pipefail
@@ -24,13 +24,14 @@ refuse() {
 
 command=${1:-}
 [[ $# -eq 0 ]] || shift
-nodes=3 devices=2 model=$root/models/needle prompt=needle delay=0 rate=0 loss=0 memory=1GiB name=local subnet=10.91.0
+nodes=3 devices=2 model=$root/models/needle prompt=needle delay=0 rate=0 loss=0 memory=1GiB data_ports=any name=local subnet=10.91.0
 ready_s=120
 while [[ $# -gt 0 ]]; do
   case $1 in
-    --nodes | --devices | --model | --prompt | --delay | --rate | --loss | --memory | --name | --subnet)
+    --nodes | --devices | --model | --prompt | --delay | --rate | --loss | --memory | --data-ports | --name | --subnet)
       [[ $# -ge 2 ]] || refuse "$1 wants a value"
-      printf -v "${1#--}" '%s' "$2"
+      option=${1#--}
+      printf -v "${option//-/_}" '%s' "$2"
       shift 2
       ;;
     *) refuse "unknown option $1; the head of $0 has them all" ;;
@@ -147,6 +148,7 @@ write_config() {
     for ((n = 0; n < nodes; ++n)); do
       echo "  - name: n$n"
       echo "    address: $subnet.$((n + 11))"
+      [[ $data_ports == any ]] || echo "    data_ports: $data_ports"
       echo "    devices:"
       for ((d = 0; d < devices; ++d)); do echo "      - {name: cpu$d, threads: 1, memory: $memory}"; done
     done

@@ -1,6 +1,7 @@
 #include "runtime/config/cluster_config.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -224,12 +225,35 @@ relay_config read_relay(config_section& in) {
   return relay;
 }
 
+port_range read_ports(const config_value& value) {
+  const std::string text = value.text();
+  if (text == "any") return {};
+  const auto number = [&](std::string_view digits) {
+    int port = 0;
+    const auto [rest, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
+    return error == std::errc() && rest == digits.data() + digits.size() && port <= 65'535 ? port : 0;
+  };
+  const std::string_view all(text);
+  const auto dash = all.find('-');
+  const int first = number(all.substr(0, dash));
+  const int last = dash == std::string_view::npos ? 0 : number(all.substr(dash + 1));
+  if (first == 0 || last < first) value.expected("any, or the first and the last port such as 4720-4739");
+  return {static_cast<std::uint16_t>(first), static_cast<std::uint16_t>(last)};
+}
+
 node_config read_node(config_section& in, const security_config& security) {
   node_config node{.name = {}, .relay = {}};
   in.read("name", node.name, read_name);
   in.read("address", node.address, [&](const config_value& value) { return read_address(value, security); });
+  in.read("data_ports", node.data_ports, read_ports);
   in.read("relay", node.relay, config::section(read_relay));
   in.read("devices", node.devices, config::named_sections("cpu", read_device));
+  const auto wanted = 1 + node.devices.size();
+  const auto ports = static_cast<std::size_t>(node.data_ports.last - node.data_ports.first) + 1;
+  if (node.data_ports.first != 0 && ports < wanted) {
+    in.refuse("data_ports", fmt::format("{} ports are too few: the agent takes one, and so does each of {} devices",
+                                        ports, node.devices.size()));
+  }
   return node;
 }
 
@@ -316,6 +340,10 @@ cluster_config read_cluster(config_section& in, const fs::path& base) {
             return read_coordinator(coordinator, base, cluster.security);
           }));
   in.read("links", cluster.links, config::section(read_links));
+  if (cluster.links.transport == transport_kind::ucx &&
+      std::ranges::any_of(cluster.nodes, [](const node_config& node) { return node.data_ports.first != 0; })) {
+    in.refuse("links", "ucx takes ports of its own choice; leave data_ports of the nodes away, or take transport tcp");
+  }
   in.read("limits", cluster.positions_max, config::section(read_positions_max));
   in.read("timeouts", cluster.timeouts, config::section(read_timeouts));
   in.read("recovery", cluster.recovery, config::section(read_recovery));

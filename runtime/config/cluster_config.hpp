@@ -9,6 +9,7 @@
 #include "kernels/tensor.hpp"
 #include "runtime/model/prompt_format.hpp"
 #include "runtime/plan/job_plan.hpp"
+#include "runtime/transport/socket.hpp"
 
 namespace baton {
 
@@ -38,6 +39,7 @@ struct relay_config {
 struct node_config {
   std::string name = "local";
   std::string address = "127.0.0.1";  ///< of the machine, as the other nodes reach it
+  port_range data_ports{};            ///< that its agent and its workers take blocks at
   relay_config relay;
   std::vector<device_config> devices = {device_config{}};  ///< at least one, of different names
 

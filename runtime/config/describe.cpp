@@ -70,17 +70,23 @@ std::string describe(const job_options& job) {
       job.chunk_tokens, job.max_new_tokens, job.sampling.temperature, job.sampling.top_p, job.sampling.seed);
 }
 
+std::string text_of(const port_range& ports) {
+  return ports.first == 0 ? "any" : fmt::format("{}-{}", ports.first, ports.last);
+}
+
 std::string describe(const node_config& node) {
   std::string text = fmt::format(
       "  - name: {}\n"
       "    address: {}\n"
+      "    data_ports: {}\n"
       "    relay:\n"
       "      log_memory: {}\n"
       "      log_disk: {}\n"
       "      log_directory: {}\n"
       "    devices:\n",
-      in_quotes(node.name), in_quotes(node.address), config::format_size(node.relay.log_memory_bytes),
-      config::format_size(node.relay.log_disk_bytes), in_quotes(node.relay.log_directory.string()));
+      in_quotes(node.name), in_quotes(node.address), text_of(node.data_ports),
+      config::format_size(node.relay.log_memory_bytes), config::format_size(node.relay.log_disk_bytes),
+      in_quotes(node.relay.log_directory.string()));
   for (const auto& device : node.devices) {
     if (device.kind == device_kind::cuda) {
       text += fmt::format(

@@ -168,6 +168,21 @@ descriptor listen_on(socket_place& where) {
   return listening;
 }
 
+descriptor listen_on_one_of(const port_range& ports, socket_place& where) {
+  for (int port = ports.first;; ++port) {
+    where.port = static_cast<std::uint16_t>(port);
+    try {
+      return listen_on(where);
+    } catch (const fault& why) {
+      if (why.code() != fault_code::device || ports.first == 0) throw;
+      if (port < ports.last) continue;
+      throw fault(fault_code::device,
+                  fmt::format("no port from {} to {} is free: {}", ports.first, ports.last, why.reason()),
+                  where.host());
+    }
+  }
+}
+
 descriptor begin_to_connect(const socket_place& where) {
   auto at = to_system(where);
   descriptor socket(::socket(at.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));

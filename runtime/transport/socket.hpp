@@ -54,12 +54,23 @@ struct socket_place {
   bool operator==(const socket_place&) const = default;
 };
 
+/// Ports from the first to the last one; 0: any that the system gives.
+struct port_range {
+  std::uint16_t first = 0;
+  std::uint16_t last = 0;
+
+  bool operator==(const port_range&) const = default;
+};
+
 /// Of an address or a host's name, which may take as long as name servers do. Throws fault(bad_input) where there is none.
 [[nodiscard]] socket_place resolved_place(const std::string& host, std::uint16_t port);
 
 /// Listens there, on that address alone; port 0 takes a free one, which `where` then has. Never blocks on accept.
 /// Throws fault(bad_input) where this machine has no such address, fault(device) where the system refuses.
 [[nodiscard]] descriptor listen_on(socket_place& where);
+
+/// The same, at the first port of the range that nobody has.
+[[nodiscard]] descriptor listen_on_one_of(const port_range& ports, socket_place& where);
 
 /// Whether somebody takes connections there, within that time.
 [[nodiscard]] bool can_connect(const socket_place& where, std::chrono::milliseconds patience);

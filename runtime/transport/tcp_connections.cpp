@@ -124,7 +124,7 @@ tcp_connections::tcp_connections(const tcp_options& options, traffic_counters& c
       refusals_(options.warn),
       self_(options.identity.admission.instance),
       place_(place_of(options.host)),
-      listening_(listen_on(place_)),
+      listening_(listen_on_one_of(options.ports, place_)),
       epoll_(make_epoll()),
       address_(write_address({self_, place_.to_wire()})),
       spare_(spare_bytes) {

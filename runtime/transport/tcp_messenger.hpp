@@ -12,7 +12,8 @@
 namespace baton {
 
 struct tcp_options {
-  std::string host = "127.0.0.1";      ///< a numeric address of this machine: the only one that is listened on, at a free port
+  std::string host = "127.0.0.1";      ///< a numeric address of this machine: the only one that is listened on
+  port_range ports{};                  ///< at one of these that is free
   data_plane_identity identity;        ///< as the control plane has given it; must be there
   bool seal_always = false;            ///< also between two processes of one machine
   std::chrono::milliseconds delay{0};  ///< holds every outgoing message back, as a slow link would; for experiments
@@ -32,7 +33,8 @@ struct tcp_options {
 /// - A message with a large payload that is sent again while it still waits or is under way goes once.
 /// - A message to itself is handed over in memory and not counted.
 ///
-/// Throws fault(bad_input) where `host` is no numeric address of this machine, fault(device) where the system refuses to listen.
+/// Throws fault(bad_input) where `host` is no numeric address of this machine, fault(device) where the system refuses to listen or no port of the
+/// range is free.
 [[nodiscard]] std::unique_ptr<messenger> make_tcp_messenger(const tcp_options& options);
 
 }  // namespace baton

@@ -413,6 +413,19 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
        "f.yaml:2:29: nodes[0].devices[0].memory: expected a size such as 512MiB or 2GiB, between 1MiB and 1024TiB, or "
        "auto, "
        "got '4GB'"},
+      {model + "nodes: [{data_ports: 4720}]\n",
+       "f.yaml:2:22: nodes[0].data_ports: expected any, or the first and the last port such as 4720-4739, got '4720'"},
+      {model + "nodes: [{data_ports: 4739-4720}]\n",
+       "f.yaml:2:22: nodes[0].data_ports: expected any, or the first and the last port such as 4720-4739, got "
+       "'4739-4720'"},
+      {model + "nodes: [{data_ports: 65535-65536}]\n",
+       "f.yaml:2:22: nodes[0].data_ports: expected any, or the first and the last port such as 4720-4739, got "
+       "'65535-65536'"},
+      {model + "nodes: [{data_ports: 4720-4721, devices: [{threads: 1}, {threads: 1}]}]\n",
+       "f.yaml:2:22: nodes[0].data_ports: 2 ports are too few: the agent takes one, and so does each of 2 devices"},
+      {model + "nodes: [{data_ports: 4720-4739}]\nlinks: {transport: ucx}\n",
+       "f.yaml:3:8: links: ucx takes ports of its own choice; leave data_ports of the nodes away, or take transport "
+       "tcp"},
       {model + "nodes: [{relay: {log_memory: 0}}]\n",
        "f.yaml:2:30: nodes[0].relay.log_memory: expected a size such as 512MiB or 2GiB, between 1 and 1024TiB, got "
        "'0'"},

@@ -134,6 +134,13 @@ cluster_config drawn_config() {
   if (config.coordinator.address == "head-node.example") config.security.certificates = "/keys";
   config.processes = *rc::gen::element(process_layout::one, process_layout::per_device);
   config.links.transport = *rc::gen::element(transport_kind::tcp, transport_kind::ucx);
+  if (config.links.transport == transport_kind::tcp) {
+    for (auto& node : config.nodes) {
+      const auto first = static_cast<std::uint16_t>(drawn(1, 60'000));
+      if (*rc::gen::arbitrary<bool>())
+        node.data_ports = {first, static_cast<std::uint16_t>(first + node.devices.size() + drawn(0, 1000))};
+    }
+  }
   if (*rc::gen::arbitrary<bool>()) config.security.certificates = "/keys";
   config.links.delay_ms = static_cast<int>(drawn(0, 60'000));
   return config;
@@ -162,6 +169,7 @@ processes: one
 nodes:
   - name: "local"
     address: "127.0.0.1"
+    data_ports: any
     relay:
       log_memory: 1GiB
       log_disk: 0

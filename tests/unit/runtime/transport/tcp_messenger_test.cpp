@@ -66,6 +66,30 @@ TEST(tcp_messenger, listens_on_the_one_address_that_it_was_told) {
   EXPECT_FALSE(stranger_connection(elsewhere).is_open());
 }
 
+TEST(tcp_messenger, takes_the_ports_that_it_was_given_and_no_others) {
+  // Three that were free a moment ago; others may take them meanwhile.
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    socket_place free = *socket_place::of("127.0.0.3", 0);
+    static_cast<void>(listen_on(free));
+    if (free.port > 65'000) continue;
+    const port_range ports{free.port, static_cast<std::uint16_t>(free.port + 2)};
+    const station a({.host = "127.0.0.3", .ports = ports}), b({.host = "127.0.0.3", .ports = ports}),
+        c({.host = "127.0.0.3", .ports = ports});
+    std::set<int> taken;
+    for (const auto* one : {&a, &b, &c}) taken.insert(one->place().port);
+    EXPECT_EQ(taken, (std::set<int>{ports.first, ports.first + 1, ports.last}));
+    try {
+      const station one_too_many({.host = "127.0.0.3", .ports = ports});
+      ADD_FAILURE();
+    } catch (const fault& why) {
+      EXPECT_EQ(why.code(), fault_code::device);
+      EXPECT_THAT(why.what(), testing::HasSubstr(std::to_string(ports.first) + " to " + std::to_string(ports.last)));
+    }
+    return;
+  }
+  FAIL() << "no three ports were free";
+}
+
 TEST(tcp_messenger, an_address_that_is_not_this_machines_is_bad_input) {
   for (const auto* host : {"192.0.2.1", "west.example", ""}) {
     try {
