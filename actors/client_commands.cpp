@@ -317,7 +317,7 @@ int top_command(const client_options& how) {
         if (!live || interrupted()) throw;
         client.reset();
         const auto [columns, rows] = size();
-        lines = {fmt::format("baton   {}", why.what()), "", "looking for the coordinator"};
+        lines = {"baton   looking for the coordinator", "", why.what()};
         for (auto& line : lines) line.resize(std::min(line.size(), static_cast<std::size_t>(columns)));
       }
       show(lines);

@@ -26,16 +26,16 @@ std::string device_line(const node_status& node, const device_status& device) {
   const auto place = fmt::format("{}/{}", node.name, device.name);
   const auto pid = device.worker_pid > 0 ? std::to_string(device.worker_pid) : "-";
   const auto job = device.job > 0 ? std::to_string(device.job) : "-";
-  const auto layer = device.layer >= 0 ? std::to_string(device.layer) : "-";
-  return fmt::format("{:<24} {:<5} {:>9} {:>7} {:>6}", printable(place), name_of(device.state), pid, job, layer);
+  const auto layer = device.layer >= 0 ? std::to_string(device.layer + 1) : "-";
+  return fmt::format("{:<20} {:<5} {:>9} {:>7} {:>6}", printable(place), name_of(device.state), pid, job, layer);
 }
 
 std::string node_line(const node_status& node) {
   const auto pid = node.pid > 0 ? std::to_string(node.pid) : "-";
-  const auto log = node.pid > 0 ? fmt::format("   log {} of {}", format_bytes(node.relay_log_bytes),
+  const auto log = node.pid > 0 ? fmt::format("  log {}/{}", format_bytes(node.relay_log_bytes),
                                               format_bytes(node.relay_log_bytes_max))
                                 : std::string();
-  return fmt::format("{:<24} {:<5} {:>9}{}", printable(node.name), name_of(node.state), pid, log);
+  return fmt::format("{:<20} {:<5} {:>9}{}", printable(node.name), name_of(node.state), pid, log);
 }
 
 std::string job_line(const job_status& job) {
@@ -48,7 +48,7 @@ std::string job_line(const job_status& job) {
                      format_count(job.document_tokens), rest);
 }
 
-constexpr std::string_view device_title = "DEVICE                   STATE       PID     JOB  LAYER";
+constexpr std::string_view device_title = "DEVICE               STATE       PID     JOB  LAYER";
 constexpr std::string_view job_title = "   JOB STATE      STRATEGY RANKS     TOKENS";
 
 /// Of a running job: a cell for each rank, so that many fit beside each other.

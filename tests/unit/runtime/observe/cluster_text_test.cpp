@@ -60,12 +60,12 @@ TEST(cluster_text, a_screen_shows_who_waits_for_whom) {
   for (const auto& line : cluster_screen(busy_cluster(), 80, 24)) screen += line + '\n';
   EXPECT_EQ(screen, R"(baton   generation 2   epoch 5   1 running, 1 waiting
 
-DEVICE                   STATE       PID     JOB  LAYER
-west                     busy        101   log 3.0 MiB of 1.0 GiB
-west/cpu0                busy        102       7      2
-west/cpu1                idle        103       -      -
-east                     down          -
-east/cpu0                down          -       -      -
+DEVICE               STATE       PID     JOB  LAYER
+west                 busy        101  log 3.0 MiB/1.0 GiB
+west/cpu0            busy        102       7      3
+west/cpu1            idle        103       -      -
+east                 down          -
+east/cpu0            down          -       -      -
 
    JOB STATE      STRATEGY RANKS     TOKENS
      7 prefilling apb          3     32,768 1 replayed
