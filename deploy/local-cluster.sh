@@ -7,10 +7,10 @@
 #   deploy/local-cluster.sh status
 #   deploy/local-cluster.sh down
 #
-# --delay (such as 50ms), --rate (such as 100mbit; 0: unlimited) and --loss (percent) are those of whatever leaves a host, so that they meet
-# what travels between two hosts once in each direction. tc's netem makes them, or deploy/slow_link.py where the kernel has none.
-# --memory is each device's (1GiB), --data-ports each node's (any). --name tells clusters apart ("local"), --subnet their networks (10.91.0). BATON names the program
-# (build/release/baton), BATON_CLUSTER_DIR where configuration, certificates, journal and logs are kept (/var/tmp/baton-cluster-NAME).
+# --delay (such as 50ms), --rate (such as 100mbit; 0: unlimited) and --loss (percent) are those of whatever leaves a host, so that
+# they meet what travels between two hosts once in each direction. tc's netem makes them, or deploy/slow_link.py where the kernel
+# has none. --memory is each device's (1GiB), --data-ports each node's (any). --name tells clusters apart ("local"), --subnet
+# their networks (10.91.0). BATON names the program (build/release/baton), BATON_CLUSTER_DIR where configuration, certificates, journal and logs are kept (/var/tmp/baton-cluster-NAME).
 # Needs root. Ends with 2 where a command line is wrong or this machine permits no network namespaces.
 set -euo pipefail
 

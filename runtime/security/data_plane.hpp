@@ -7,11 +7,10 @@
 #include "runtime/security/crypto.hpp"
 
 /// Who is who on the data plane. The control plane gives each process that joins a number, and endorses (signs) the X25519 point of
-/// that process under it. Two processes that show each other their endorsed points share a secret that nobody else can compute, neither
-/// another process of the cluster nor the control plane.
+/// that process under it. Two processes that show each other their endorsed points share a secret that nobody else can compute.
 namespace baton {
 
-/// What the control plane gives a process; but for `endorsement` it is no secret among members.
+/// What the control plane gives a process. None of it is secret among members; strangers do not know `cluster`.
 struct data_plane_admission {
   std::uint64_t instance = 0;     ///< the process's number: random, never 0, nobody else's
   signature_bytes endorsement{};  ///< of the number and the process's point
