@@ -136,6 +136,8 @@ void coordinator_logic::accept(peer_id client, coming_job&& job, double now_s) {
     }
     static_cast<void>(make_job_plan(request_of(job.asked), devices));
     id = store_.keep(job.asked, job.ids);
+  } catch (const superseded&) {
+    throw;
   } catch (const fault& why) {
     return refuse(client, name, failure_of(why), now_s);
   }
@@ -378,6 +380,8 @@ void coordinator_logic::keep_end(const kept_job& job, const std::optional<job_st
   if (ended_.size() > ended_shown) ended_.pop_front();
   try {
     store_.ended(job.id, started, end);
+  } catch (const superseded&) {
+    throw;
   } catch (const fault& why) {
     actions_.push_back(complain{fmt::format("the end of job {} cannot be kept: {}", job.id, why.what())});
   }

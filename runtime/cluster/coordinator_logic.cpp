@@ -24,7 +24,7 @@ coordinator_logic::coordinator_logic(served_model model, const coordinator_limit
     : model_(std::move(model)), limits_(limits), declared_(std::move(declared)), store_(store ? *store : memory_) {
   for (auto& job : store_.unfinished())
     queue_.push_back({.id = job.id, .asked = std::move(job.asked), .followers = {}});
-  last_run_ = store_.generation() << 32;
+  last_run_ = first_run_of(store_.generation());
   queue_moved_ = true;
 }
 

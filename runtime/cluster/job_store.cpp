@@ -2,9 +2,17 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include "kernels/fault.hpp"
 
 namespace baton {
+
+superseded::superseded(const std::string& store, std::uint64_t by_generation)
+    : fault(fault_code::lost_peer,
+            fmt::format("a coordinator of generation {} has taken its jobs over; this one has nothing to say any more",
+                        by_generation),
+            store) {}
 
 job_state state_of(const client_update& end) {
   const auto* failed = std::get_if<job_failed>(&end);

@@ -21,6 +21,12 @@ struct stored_job {
 };
 job_summary summary_of(const stored_job& job);
 
+/// Another coordinator has taken the store over: nothing that this one decides counts any more, and it must end.
+class superseded final : public fault {
+ public:
+  superseded(const std::string& store, std::uint64_t by_generation);
+};
+
 /// Which jobs there are, and how those that have ended did. What is told to it is kept when the call returns, as safely as the store
 /// keeps anything: the journal outlives the coordinator, `memory_store` does not. One thread.
 class job_store {
@@ -29,13 +35,13 @@ class job_store {
 
   /// Counts the coordinator's starts; 0 where nothing outlives it.
   [[nodiscard]] virtual std::uint64_t generation() const = 0;
-  /// Keeps a new job, whose request id is not known yet, with document ++ query. Throws fault(out_of_memory | device): it is not kept.
+  /// Keeps a new job, whose request id is not known yet, with document ++ query. Throws fault(out_of_memory | device): it is not kept; superseded.
   virtual job_id keep(const submit_job& asked, std::span<const std::int32_t> ids) = 0;
   [[nodiscard]] virtual std::optional<stored_job> find(job_id id) = 0;
   [[nodiscard]] virtual std::optional<stored_job> find(const std::string& request_id) = 0;
   /// Of a job that has not ended. Throws fault(corruption).
   [[nodiscard]] virtual std::vector<std::int32_t> ids_of(job_id id) = 0;
-  /// `end` is job_finished or job_failed. Throws fault(out_of_memory | device): it is not kept.
+  /// `end` is job_finished or job_failed. Throws fault(out_of_memory | device): it is not kept; superseded.
   virtual void ended(job_id id, const std::optional<job_started>& started, const client_update& end) = 0;
   /// Those that have not ended, oldest first.
   [[nodiscard]] virtual std::vector<stored_job> unfinished() = 0;

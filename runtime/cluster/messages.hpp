@@ -27,6 +27,10 @@ struct failure {
 };
 failure failure_of(const fault& f);
 
+/// The coordinator's start that a run of a job belongs to: it is in the number that workers and relays know.
+constexpr std::uint64_t generation_of(job_id run) { return run >> 32; }
+constexpr job_id first_run_of(std::uint64_t generation) { return generation << 32; }
+
 // ---- coordinator to worker ----
 
 /// A shard to prefill; its ids follow in pieces. Answered by shard_ready once they are all there and memory has been taken.

@@ -4,6 +4,18 @@
 
 namespace baton {
 
+std::optional<std::vector<job_id>> relay_logic::hears_of(job_id run) {
+  const auto generation = generation_of(run);
+  if (generation < generation_) return {};
+  generation_ = generation;
+  std::vector<job_id> older;
+  for (const auto& [job, entry] : jobs_) {
+    if (generation_of(job) < generation) older.push_back(job);
+  }
+  for (const job_id job : older) jobs_.erase(job);
+  return older;
+}
+
 void relay_logic::log_reserved_for(const reserve_log& command) {
   jobs_[command.job].relays = command.relays;
   actions_.emplace_back(relay_report(log_reserved{command.job}));

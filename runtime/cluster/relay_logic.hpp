@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -44,6 +46,9 @@ class relay_logic {
 
   // ---- the coordinator, and what the log says to it ----
 
+  /// A command about this run has come. Nothing: an earlier coordinator says it, and it is not to be obeyed. Else the runs whose logs go,
+  /// because a later coordinator than theirs has been heard.
+  [[nodiscard]] std::optional<std::vector<job_id>> hears_of(job_id run);
   void log_reserved_for(const reserve_log& command);
   void log_refused_for(const reserve_log& command, std::int64_t bytes_free);
   void log_refused_for(const reserve_log& command, const fault& why);
@@ -92,6 +97,7 @@ class relay_logic {
   void keep(job_entry& job, const block_key& key, rank_range targets);
 
   const std::string address_;
+  std::uint64_t generation_ = 0;  ///< the highest that a command was of
   std::map<job_id, job_entry> jobs_;
   std::vector<relay_action> actions_;
 };

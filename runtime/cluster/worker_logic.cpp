@@ -20,7 +20,21 @@ shard_timings timings_of(const pass_timings& pass, const transport_counts& after
 }  // namespace
 
 void worker_logic::coordinator_said(const worker_command& command) {
-  std::visit([this](const auto& c) { coordinator_said_this(c); }, command);
+  std::visit(
+      [this](const auto& c) {
+        if (heeds(c.job)) coordinator_said_this(c);
+      },
+      command);
+}
+
+bool worker_logic::heeds(job_id run) {
+  const auto generation = generation_of(run);
+  if (generation < generation_) return false;
+  if (generation > generation_) {
+    generation_ = generation;
+    for (const job_id older : std::exchange(runs_, {})) coordinator_said_this(release_job{older});
+  }
+  return true;
 }
 
 void worker_logic::device_said(const device_event& event) {
@@ -54,6 +68,7 @@ void worker_logic::refuse(const shard_key& shard, const std::string& what) {
 void worker_logic::coordinator_said_this(const assign_shard& command) {
   if (command.rank < 0 || command.rank >= command.plan.ranks())
     return refuse({command.job, command.rank}, "a rank outside its plan");
+  runs_.insert(command.job);
   collecting_[{command.job, command.rank}] = {
       command.job,          command.rank,       command.plan, command.routes, {}, command.report_chosen_units,
       command.report_trace, command.held_layers};
@@ -110,6 +125,7 @@ void worker_logic::coordinator_said_this(const ask_question& command) {
 void worker_logic::coordinator_said_this(const release_job& command) {
   std::erase_if(collecting_, [&](const auto& entry) { return entry.first.first == command.job; });
   std::erase_if(prefill_counts_, [&](const auto& entry) { return entry.first.first == command.job; });
+  runs_.erase(command.job);
   actions_.emplace_back(device_command(drop_job{command.job}));
 }
 

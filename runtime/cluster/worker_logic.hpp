@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <span>
 #include <utility>
 #include <variant>
@@ -16,6 +17,8 @@ using worker_action = std::variant<worker_report, device_command>;
 
 /// Decides what a rank worker does: collects a shard's ids, has its pass prepared and started, turns what the device says into reports. Events in,
 /// actions out; no CAF, no clock, no device. One thread.
+///
+/// Who has heard a coordinator drops what an earlier start of it has ordered, and obeys that no more.
 class worker_logic {
  public:
   explicit worker_logic(const worker_ready& who) : who_(who) {}
@@ -54,7 +57,12 @@ class worker_logic {
   void report_trace(job_id job, int rank, const rank_trace& recorded);
   void refuse(const shard_key& shard, const std::string& what);
 
+  /// False: an earlier coordinator says it.
+  [[nodiscard]] bool heeds(job_id run);
+
   worker_ready who_;
+  std::uint64_t generation_ = 0;                     ///< the highest that a command was of
+  std::set<job_id> runs_;                            ///< that it has shards of
   std::map<shard_key, prepare_prefill> collecting_;  ///< shards whose ids are still coming
   std::map<shard_key, transport_counts> prefill_counts_;
   std::vector<worker_action> actions_;

@@ -242,9 +242,15 @@ void journal::write_document(const std::string& hash, std::span<const std::int32
 job_id journal::keep(const submit_job& asked, std::span<const std::int32_t> ids) {
   const auto hash = hash_of(bytes_of(ids));
   write_document(hash, ids);
-  statement insert(*this, "INSERT INTO jobs (request, asked, document, state) VALUES (?, ?, ?, 0)");
+  statement insert(
+      *this,
+      "INSERT INTO jobs (request, asked, document, state) SELECT ?, ?, ?, 0 FROM starts WHERE generation = ? "
+      "RETURNING id");
   insert.bind(1, asked.request_id).bind_bytes(2, encode(client_request(asked))).bind(3, hash);
-  insert.step();
+  insert.bind(4, static_cast<std::int64_t>(generation_));
+  bool kept = false;
+  while (insert.step()) kept = true;
+  if (!kept) expect_to_be_the_newest();
   done("submission kept");
   return static_cast<job_id>(sqlite3_last_insert_rowid(database_.get()));
 }
@@ -290,18 +296,28 @@ std::vector<std::int32_t> journal::ids_of(job_id id) {
 }
 
 void journal::ended(job_id id, const std::optional<job_started>& started, const client_update& end) {
-  statement update(*this, "UPDATE jobs SET state = ?, started = ?, ended = ? WHERE id = ? RETURNING document");
+  statement update(*this,
+                   "UPDATE jobs SET state = ?, started = ?, ended = ? WHERE id = ? "
+                   "AND (SELECT generation FROM starts) = ? RETURNING document");
   update.bind(1, static_cast<std::int64_t>(state_of(end)));
   if (started) update.bind_bytes(2, encode(client_update(*started)));
   update.bind_bytes(3, encode(end)).bind(4, static_cast<std::int64_t>(id));
+  update.bind(5, static_cast<std::int64_t>(generation_));
   std::string hash;
   while (update.step()) hash = update.bytes(0);
+  if (hash.empty()) expect_to_be_the_newest();
   done("end kept");
   statement others(*this, "SELECT 1 FROM jobs WHERE document = ? AND state = 0");
   std::error_code ignored;
   if (!others.bind(1, hash).step()) fs::remove(document_file(hash), ignored);
   done("document removed");
   forget_the_oldest();
+}
+
+void journal::expect_to_be_the_newest() const {
+  statement found(*this, "SELECT generation FROM starts");
+  const auto newest = found.step() ? static_cast<std::uint64_t>(found.number(0)) : 0;
+  if (newest != generation_) throw superseded(folder_.string(), newest);
 }
 
 void journal::forget_the_oldest() {

@@ -13,8 +13,9 @@ struct sqlite3;
 namespace baton {
 
 /// What the coordinator must not forget, in a folder: `journal.sqlite` (write-ahead log, every commit synced) with submissions and
-/// results, and `documents/HASH.ids`, the token ids of each job that has not ended. Exactly one process at a time has it open. One
-/// thread.
+/// results, and `documents/HASH.ids`, the token ids of each job that has not ended. Exactly one process at a time has it open: a
+/// lock sees to it, and should that be lost (a file system without locks, a lock file that somebody removed), what is committed
+/// names the generation that commits, and throws `superseded` once there is a higher one. One thread.
 ///
 /// Whatever is killed when: a job is in the table only if its document is whole on the disk; a document that no job needs is
 /// removed at the next opening.
@@ -54,6 +55,7 @@ class journal final : public job_store {
   void raise_generation();
   void remove_unneeded_documents();
   void forget_the_oldest();
+  void expect_to_be_the_newest() const;
   void execute(const char* sql);
   [[nodiscard]] std::filesystem::path document_file(const std::string& hash) const;
   void write_document(const std::string& hash, std::span<const std::int32_t> ids) const;

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <map>
+#include <optional>
 #include <utility>
 #include <variant>
 
@@ -31,6 +32,15 @@ relay_ready relay::who() const {
 // ---- what the coordinator says ----
 
 void relay::coordinator_said(const relay_command& command) {
+  const job_id run = std::visit([](const auto& c) { return c.job; }, command);
+  std::optional<std::vector<job_id>> outlived;
+  {
+    const std::lock_guard lock(mutex_);
+    outlived = logic_.hears_of(run);
+    if (!outlived) return;
+    for (const job_id older : *outlived) outbox_.forget_job(older);
+  }
+  for (const job_id older : *outlived) log_.release(older);
   std::visit([this](const auto& c) { coordinator_said_this(c); }, command);
 }
 

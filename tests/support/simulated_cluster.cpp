@@ -11,9 +11,25 @@ namespace {
 
 constexpr std::int64_t steps_max = 200'000;
 constexpr int answer_tokens = 3;
-constexpr peer_id the_client = 1'000'000;
+constexpr double assemble_s = 0.05;
+/// A block's value says which generation made it, and which attempt.
+constexpr std::uint32_t generation_unit = 1000;
 
 [[noreturn]] void broken(const std::string& promise) { throw std::runtime_error(promise); }
+
+/// A coordinator is killed inside an event.
+struct killed_inside {};
+
+/// The number of the job that a message is about; 0: of none.
+template <class Variant>
+job_id job_in(const Variant& message) {
+  return std::visit(
+      [](const auto& m) -> job_id {
+        if constexpr (requires { m.job; }) return m.job;
+        return 0;
+      },
+      message);
+}
 
 }  // namespace
 
@@ -30,6 +46,7 @@ struct simulated_cluster::data_message {
 struct simulated_cluster::shard {
   job_id job = 0;
   int rank = 0;
+  std::uint64_t generation = 0;
   job_plan plan;
   std::uint32_t attempt = 0;
   std::set<std::int32_t> held;
@@ -55,6 +72,8 @@ struct simulated_cluster::worker {
   int device;
   std::string address;
   worker_logic logic;
+  std::size_t joined;              ///< which coordinator
+  std::uint64_t newest_heard = 0;  ///< the highest generation of a command
   std::map<std::pair<job_id, int>, shard> shards{};
   std::map<job_id, job_routes> routes{};
   std::map<std::pair<job_id, int>, std::map<block_key, data_message>> mailboxes{};
@@ -67,35 +86,154 @@ struct simulated_cluster::relay {
   int node;
   std::string address;
   relay_logic logic;
+  std::size_t joined;
+  std::uint64_t newest_heard = 0;
   std::map<block_key, std::uint32_t> log{};
 };
 
+/// What the client knows of a job.
 struct simulated_cluster::told {
+  submit_job asked;
+  job_id id = 0;  ///< 0: not accepted, as far as it knows
   std::vector<std::int32_t> tokens;
-  bool finished = false;
+  bool finished_here = false;  ///< has been told so by the coordinator that it has found
+  std::optional<std::vector<std::int32_t>> answer;
+};
+
+/// What coordinators have committed.
+struct simulated_cluster::disk {
+  struct kept {
+    stored_job job;
+    std::vector<std::int32_t> ids;
+  };
+  std::uint64_t generation = 0;
+  std::map<job_id, kept> jobs;
+  job_id last = 0;
+};
+
+/// As baton::journal, on that disk.
+class simulated_cluster::journal final : public job_store {
+ public:
+  explicit journal(simulated_cluster& in) : in_(in), disk_(*in.disk_), generation_(++disk_.generation) {}
+
+  [[nodiscard]] std::uint64_t generation() const override {
+    return in_.options_.bug == planted_bug::no_generations ? 0 : generation_;
+  }
+  [[nodiscard]] std::uint64_t start() const { return generation_; }
+  job_id keep(const submit_job& asked, std::span<const std::int32_t> ids) override {
+    may_write();
+    const job_id id = ++disk_.last;
+    disk_.jobs[id] = {{id, asked, job_state::queued, {}, {}}, {ids.begin(), ids.end()}};
+    may_die();
+    return id;
+  }
+  [[nodiscard]] std::optional<stored_job> find(job_id id) override {
+    const auto found = disk_.jobs.find(id);
+    return found == disk_.jobs.end() ? std::nullopt : std::optional(found->second.job);
+  }
+  [[nodiscard]] std::optional<stored_job> find(const std::string& request_id) override {
+    for (const auto& [id, kept] : disk_.jobs) {
+      if (kept.job.asked.request_id == request_id) return kept.job;
+    }
+    return {};
+  }
+  [[nodiscard]] std::vector<std::int32_t> ids_of(job_id id) override { return disk_.jobs.at(id).ids; }
+  void ended(job_id id, const std::optional<job_started>& started, const client_update& end) override {
+    may_write();
+    if (in_.options_.bug == planted_bug::told_before_kept) {
+      late_.emplace_back(id, end);
+      return;
+    }
+    commit(id, started, end);
+    may_die();
+  }
+  [[nodiscard]] std::vector<stored_job> unfinished() override {
+    std::vector<stored_job> all;
+    for (const auto& [id, kept] : disk_.jobs) {
+      if (!kept.job.end) all.push_back(kept.job);
+    }
+    return all;
+  }
+  [[nodiscard]] std::vector<job_summary> newest(std::size_t) override { return {}; }
+
+  [[nodiscard]] const std::optional<client_update>& last_end() const { return last_end_; }
+  [[nodiscard]] std::size_t ends() const { return ends_; }
+  /// What the planted bug has put off.
+  void commit_what_is_late() {
+    for (const auto& [id, end] : std::exchange(late_, {})) commit(id, {}, end);
+  }
+
+ private:
+  void may_write() const {
+    if (generation_ != disk_.generation && in_.options_.bug != planted_bug::journal_not_fenced)
+      throw superseded("the simulated journal", disk_.generation);
+    may_die();
+  }
+  void may_die() const {
+    if (generation_ == disk_.generation && !in_.options_.faults && in_.restarts_ < in_.options_.restarts_max &&
+        in_.chance(12))
+      throw killed_inside();
+  }
+  void commit(job_id id, const std::optional<job_started>& started, const client_update& end) {
+    auto& job = disk_.jobs.at(id).job;
+    job.started = started;
+    job.end = end;
+    job.state = state_of(end);
+    last_end_ = end;
+    ++ends_;
+  }
+
+  simulated_cluster& in_;
+  disk& disk_;
+  const std::uint64_t generation_;
+  std::optional<client_update> last_end_;
+  std::size_t ends_ = 0;
+  std::vector<std::pair<job_id, client_update>> late_;
+};
+
+/// One start of the coordinator: what it knows, and what is under way to it and from it. In order between two, and lost with either.
+struct simulated_cluster::office {
+  using command = std::variant<worker_command, relay_command>;
+  using report = std::variant<worker_report, relay_report, std::monostate>;  ///< monostate: gone
+
+  std::unique_ptr<journal> store;
+  std::unique_ptr<coordinator_logic> logic;  ///< null: dead
+  std::map<peer_id, std::deque<command>> commands{};
+  std::map<peer_id, std::deque<report>> reports{};
+  std::deque<client_request> requests{};  ///< of the client, if it has found this one
+  std::deque<std::pair<peer_id, client_update>> updates{};
+  std::set<job_id> released{};  ///< runs
 };
 
 simulated_cluster::simulated_cluster(std::uint64_t seed, const simulation_options& options)
-    : options_(options), random_(seed) {
-  const served_model model{
-      4096, 100, true, {.layers = options.layers, .heads = 4, .kv_heads = 2, .head_dim = 8, .element_bytes = 2}};
-  coordinator_ = std::make_unique<coordinator_logic>(
-      model, coordinator_limits{.silence_s = 1e9, .stuck_s = 1e9, .replays_max = 100, .replacement_s = 1e9});
+    : options_(options), random_(seed), disk_(std::make_unique<disk>()) {
+  open_office();
   for (int node = 0; node < options.nodes; ++node) start_node(node);
-  while (coordinator_->workers() + coordinator_->relays() < workers_.size() + relays_.size()) {
-    for (auto& [id, queue] : reports_) {
-      if (!queue.empty()) deliver_report(id);
+  while (newest().logic->workers() + newest().logic->relays() < workers_.size() + relays_.size()) {
+    for (auto& [id, queue] : newest().reports) {
+      if (!queue.empty()) deliver_report(newest(), id);
     }
   }
-  for (int job = 0; job < options.jobs; ++job) submit(job);
+  for (int job = 0; job < options.jobs; ++job) {
+    auto known = std::make_unique<told>();
+    known->asked = {.request_id = fmt::format("job {}", job), .options = {}, .document_tokens = 200, .query_tokens = 8};
+    known->asked.detached = true;
+    known->asked.options.ranks = options_.ranks;
+    known->asked.options.anchor_tokens = 20;
+    known->asked.options.passing_tokens = 5;
+    known->asked.options.max_new_tokens = answer_tokens;
+    jobs_[known->asked.request_id] = std::move(known);
+  }
+  client_connects();
 }
 
 simulated_cluster::~simulated_cluster() = default;
 
 void simulated_cluster::start_node(int node) {
   const peer_id id = ++last_peer_;
-  auto r = std::make_unique<relay>(relay{id, node, fmt::format("r{}", id), relay_logic(fmt::format("r{}", id))});
-  reports_[id].emplace_back(relay_report(relay_ready{fmt::format("n{}", node), 1 << 30, r->address, 1}));
+  const auto address = fmt::format("r{}", id);
+  auto r = std::make_unique<relay>(relay{id, node, address, relay_logic(address), offices_.size() - 1});
+  newest().reports[id].emplace_back(relay_report(relay_ready{fmt::format("n{}", node), 1 << 30, r->address, 1}));
   relays_[id] = std::move(r);
   for (int device = 0; device < options_.devices; ++device) start_worker(node, device);
 }
@@ -104,28 +242,114 @@ void simulated_cluster::start_worker(int node, int device) {
   const peer_id id = ++last_peer_;
   const auto address = fmt::format("w{}", id);
   const worker_ready who{fmt::format("n{}", node), fmt::format("d{}", device), "cpu", 1 << 30, address, 1};
-  workers_[id] = std::make_unique<worker>(worker{id, node, device, address, worker_logic(who)});
-  reports_[id].emplace_back(worker_report(who));
+  workers_[id] = std::make_unique<worker>(worker{id, node, device, address, worker_logic(who), offices_.size() - 1});
+  newest().reports[id].emplace_back(worker_report(who));
 }
 
-void simulated_cluster::submit(int number) {
-  submit_job request{
-      .request_id = fmt::format("job {}", number), .options = {}, .document_tokens = 200, .query_tokens = 8};
-  request.options.ranks = options_.ranks;
-  request.options.anchor_tokens = 20;
-  request.options.passing_tokens = 5;
-  request.options.max_new_tokens = answer_tokens;
-  coordinator_->client_said(the_client, request, now_);
-  coordinator_->client_said(the_client, submit_ids{request.request_id, 0, std::vector<std::int32_t>(208, 1)}, now_);
-  perform(coordinator_->take_actions());
+// ---- coordinators ----
+
+void simulated_cluster::open_office() {
+  const served_model model{
+      4096, 100, true, {.layers = options_.layers, .heads = 4, .kv_heads = 2, .head_dim = 8, .element_bytes = 2}};
+  std::vector<std::pair<std::string, std::string>> declared;
+  for (int node = 0; node < options_.nodes; ++node) {
+    for (int device = 0; device < options_.devices; ++device)
+      declared.emplace_back(fmt::format("n{}", node), fmt::format("d{}", device));
+  }
+  auto o = std::make_unique<office>();
+  o->store = std::make_unique<journal>(*this);
+  o->logic = std::make_unique<coordinator_logic>(
+      model,
+      coordinator_limits{
+          .silence_s = 1e9, .stuck_s = 1e9, .replays_max = 100, .replacement_s = 1e9, .assemble_s = assemble_s},
+      declared, o->store.get());
+  offices_.push_back(std::move(o));
 }
 
-// ---- control: in order between two, and lost with either ----
+void simulated_cluster::kill_coordinator() {
+  auto& o = newest();
+  o.logic.reset();
+  o.reports.clear();
+  o.requests.clear();
+  // What it had sent may still arrive, up to some point.
+  for (auto& [to, queue] : o.commands) {
+    while (!queue.empty() && chance(2)) queue.pop_back();
+  }
+  while (!o.updates.empty() && chance(2)) o.updates.pop_back();
+  ++restarts_;
+  open_office();
+}
 
-void simulated_cluster::perform(std::vector<coordinator_action>&& actions) {
+template <class Event>
+void simulated_cluster::have(office& o, Event&& event) {
+  if (!o.logic) return;
+  try {
+    event(*o.logic);
+    perform(o, o.logic->take_actions());
+  } catch (const superseded&) {
+    o.logic.reset();
+  } catch (const killed_inside&) {
+    kill_coordinator();
+  }
+}
+
+/// Whatever belonged to the earlier coordinator goes; the address is the same, so that what is under way arrives.
+void simulated_cluster::join_the_newest(worker& who) {
+  const peer_id before = who.id;
+  auto& left = *offices_[who.joined];
+  if (left.logic) left.reports[before].emplace_back(std::monostate{});
+  for (auto& m : network_) {
+    if (m.kind != message_kind::direct || m.from != who.address || !m.to.empty()) continue;
+    const auto routes = who.routes.find(m.key.job);
+    m.to = routes == who.routes.end() ? "nobody"
+                                      : routes->second.ranks.at(static_cast<std::size_t>(m.targets.first)).address;
+  }
+  const peer_id id = became_[before] = ++last_peer_;
+  const auto ready = who.logic.who();
+  auto again =
+      std::make_unique<worker>(worker{id, who.node, who.device, who.address, worker_logic(ready), offices_.size() - 1});
+  workers_.erase(before);
+  workers_[id] = std::move(again);
+  newest().reports[id].emplace_back(worker_report(ready));
+}
+
+void simulated_cluster::join_the_newest(relay& who) {
+  const peer_id before = who.id;
+  auto& left = *offices_[who.joined];
+  if (left.logic) left.reports[before].emplace_back(std::monostate{});
+  const peer_id id = became_[before] = ++last_peer_;
+  auto again = std::make_unique<relay>(relay{id, who.node, who.address, relay_logic(who.address), offices_.size() - 1});
+  newest().reports[id].emplace_back(
+      relay_report(relay_ready{fmt::format("n{}", who.node), 1 << 30, again->address, 1}));
+  relays_.erase(before);
+  relays_[id] = std::move(again);
+}
+
+bool simulated_cluster::somebody_joins_the_newest() {
+  std::vector<peer_id> all;
+  for (const auto& [id, w] : workers_) {
+    if (w->joined + 1 < offices_.size()) all.push_back(id);
+  }
+  for (const auto& [id, r] : relays_) {
+    if (r->joined + 1 < offices_.size()) all.push_back(id);
+  }
+  if (client_at_ + 1 < offices_.size()) all.push_back(client_);
+  if (all.empty()) return false;
+  const peer_id who = all[any(all.size())];
+  if (const auto w = workers_.find(who); w != workers_.end()) {
+    join_the_newest(*w->second);
+  } else if (const auto r = relays_.find(who); r != relays_.end()) {
+    join_the_newest(*r->second);
+  } else {
+    client_connects();
+  }
+  return true;
+}
+
+void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& actions) {
   for (auto& action : actions) {
     if (auto* to = std::get_if<to_worker>(&action)) {
-      if (!workers_.contains(to->worker)) continue;
+      if (const auto* release = std::get_if<release_job>(&to->command)) check_released(o, release->job);
       if (auto* assign = std::get_if<assign_shard>(&to->command);
           assign && options_.bug == planted_bug::holders_ignored)
         assign->held_layers.clear();
@@ -134,35 +358,75 @@ void simulated_cluster::perform(std::vector<coordinator_action>&& actions) {
         if (options_.bug == planted_bug::askings_not_numbered) ask->asked.repeat = 0;
       }
       if (std::holds_alternative<rewire_rank>(to->command) && options_.bug == planted_bug::places_not_told) continue;
-      commands_[to->worker].emplace_back(std::move(to->command));
+      if (std::holds_alternative<give_blocks>(to->command) && options_.bug == planted_bug::not_gathered_again) continue;
+      if (workers_.contains(to->worker) || became_.contains(to->worker))
+        o.commands[to->worker].emplace_back(std::move(to->command));
     } else if (auto* r = std::get_if<to_relay>(&action)) {
-      if (!relays_.contains(r->relay)) continue;
+      if (const auto* release = std::get_if<release_log>(&r->command)) check_released(o, release->job);
       if (auto* fence = std::get_if<fence_job>(&r->command); fence && options_.bug == planted_bug::attempts_not_fenced)
         std::ranges::fill(fence->attempts, 0u);
       if (auto* place = std::get_if<place_blocks>(&r->command)) {
         if (options_.bug == planted_bug::holders_ignored) place->holders.clear();
         if (options_.bug == planted_bug::nothing_forwarded) place->forwardings.clear();
       }
-      commands_[r->relay].emplace_back(std::move(r->command));
-    } else if (const auto* c = std::get_if<to_client>(&action)) {
-      tell_client(c->update);
+      if (relays_.contains(r->relay) || became_.contains(r->relay))
+        o.commands[r->relay].emplace_back(std::move(r->command));
+    } else if (auto* c = std::get_if<to_client>(&action)) {
+      o.updates.emplace_back(c->client, std::move(c->update));
+    } else if (const auto* gone = std::get_if<dismiss>(&action)) {
+      kill(gone->peer);
     } else {
-      kill(std::get<dismiss>(action).peer);
+      broken("nothing goes wrong with the journal: " + std::get<complain>(action).what);
     }
   }
 }
 
-void simulated_cluster::deliver_command(peer_id to) {
-  auto command = std::move(commands_[to].front());
-  commands_[to].pop_front();
+/// The first that is heard of it: all ranks still are as they were when the job ended.
+void simulated_cluster::check_released(office& o, job_id run) {
+  if (!o.released.insert(run).second) return;
+  if (o.released.size() > o.store->ends()) broken("memory of a job is freed only when its end is kept");
+  if (&o != &newest()) return;
+  const auto* done = std::get_if<job_finished>(&*o.store->last_end());
+  if (!done) broken("no accepted job is lost: " + std::get<job_failed>(*o.store->last_end()).why.what);
+  std::map<block_key, std::uint32_t> consumed;
+  for (const auto& [id, who] : workers_) {
+    if (who->joined + 1 != offices_.size()) continue;
+    for (const auto& [key, s] : who->shards) {
+      if (s.job != run) continue;
+      for (const auto& [block, value] : s.consumed) {
+        if (consumed.emplace(block, value).first->second != value)
+          broken(fmt::format("one value of a block is consumed by all ({}: {} by rank {}, not {}); ", describe(block),
+                             value, s.rank, consumed.at(block)) +
+                 where_everybody_is());
+      }
+      if (s.answered && s.tokens != done->answer_ids) broken("every rank has run the answer's tokens");
+    }
+  }
+  replays_ += static_cast<int>(done->replays.size());
+}
+
+void simulated_cluster::deliver_command(office& o, peer_id to) {
+  auto command = std::move(o.commands[to].front());
+  o.commands[to].pop_front();
+  // Whoever has joined the next coordinator hears the earlier one all the same.
+  while (became_.contains(to)) to = became_.at(to);
+  const auto generation = o.store->start();
   if (auto* w = std::get_if<worker_command>(&command)) {
+    if (!workers_.contains(to)) return;
     auto& who = *workers_.at(to);
+    who.newest_heard = std::max(who.newest_heard, generation);
     who.logic.coordinator_said(*w);
     perform(who);
     return;
   }
+  if (!relays_.contains(to)) return;
   auto& who = *relays_.at(to);
   const auto& said = std::get<relay_command>(command);
+  const auto outlived = who.logic.hears_of(job_in(said));
+  if (!outlived) return;
+  for (const job_id job : *outlived) std::erase_if(who.log, [&](const auto& entry) { return entry.first.job == job; });
+  if (generation < who.newest_heard) broken("no older generation acts: a relay does what it says");
+  who.newest_heard = generation;
   if (const auto* reserve = std::get_if<reserve_log>(&said)) {
     who.logic.log_reserved_for(*reserve);
   } else if (const auto* release = std::get_if<release_log>(&said)) {
@@ -176,57 +440,80 @@ void simulated_cluster::deliver_command(peer_id to) {
   perform(who);
 }
 
-void simulated_cluster::deliver_report(peer_id from) {
-  auto report = std::move(reports_[from].front());
-  reports_[from].pop_front();
-  if (auto* w = std::get_if<worker_report>(&report)) {
-    coordinator_->worker_said(from, *w, now_);
-  } else if (auto* r = std::get_if<relay_report>(&report)) {
-    const auto* ready = std::get_if<relay_ready>(r);
-    ready ? coordinator_->relay_joined(from, *ready, now_) : coordinator_->relay_said(from, *r, now_);
-  } else {
-    coordinator_->worker_lost(from, "killed", now_);
-    coordinator_->relay_lost(from, "killed", now_);
+void simulated_cluster::deliver_report(office& o, peer_id from) {
+  auto report = std::move(o.reports[from].front());
+  o.reports[from].pop_front();
+  have(o, [&](coordinator_logic& logic) {
+    if (auto* w = std::get_if<worker_report>(&report)) {
+      logic.worker_said(from, *w, now_);
+    } else if (auto* r = std::get_if<relay_report>(&report)) {
+      const auto* ready = std::get_if<relay_ready>(r);
+      ready ? logic.relay_joined(from, *ready, now_) : logic.relay_said(from, *r, now_);
+    } else {
+      logic.worker_lost(from, "killed", now_);
+      logic.relay_lost(from, "killed", now_);
+    }
+  });
+}
+
+// ---- the client: it asks again with the same request ids, whichever coordinator it finds ----
+
+void simulated_cluster::client_connects() {
+  auto& left = *offices_[client_at_];
+  left.requests.clear();
+  if (client_ != 0) have(left, [&](coordinator_logic& logic) { logic.client_lost(client_, now_); });
+  client_ = ++last_peer_;
+  client_at_ = offices_.size() - 1;
+  for (auto& [name, job] : jobs_) {
+    job->finished_here = false;
+    job->tokens.clear();
+    if (job->answer) continue;
+    newest().requests.emplace_back(job->asked);
+    newest().requests.emplace_back(submit_ids{name, 0, std::vector<std::int32_t>(208, 1)});
   }
-  perform(coordinator_->take_actions());
+}
+
+void simulated_cluster::deliver_request(office& o) {
+  const auto request = std::move(o.requests.front());
+  o.requests.pop_front();
+  have(o, [&](coordinator_logic& logic) { logic.client_said(client_, request, now_); });
+}
+
+void simulated_cluster::deliver_update(office& o) {
+  const auto [to, update] = std::move(o.updates.front());
+  o.updates.pop_front();
+  if (to == client_) tell_client(update);
 }
 
 void simulated_cluster::tell_client(const client_update& update) {
+  const auto of = [&](job_id id) -> told& {
+    for (auto& [name, job] : jobs_) {
+      if (job->id == id) return *job;
+    }
+    broken("a client hears only of what it asked for");
+  };
   if (const auto* accepted = std::get_if<job_accepted>(&update)) {
-    jobs_[accepted->job] = std::make_unique<told>();
+    auto& job = *jobs_.at(accepted->request_id);
+    if (job.id != 0 && job.id != accepted->job) broken("no accepted job is lost: its request names another one now");
+    job.id = accepted->job;
+  } else if (const auto* started = std::get_if<job_started>(&update)) {
+    of(started->job).tokens.clear();
   } else if (const auto* token = std::get_if<answer_token>(&update)) {
-    auto& job = *jobs_.at(token->job);
+    auto& job = of(token->job);
     if (token->index != static_cast<int>(job.tokens.size())) broken("tokens reach the client in order, each once");
     job.tokens.push_back(token->token);
   } else if (const auto* failed = std::get_if<job_failed>(&update)) {
     broken(fmt::format("no accepted job is lost ({}: {})", failed->why.where, failed->why.what));
   } else if (const auto* refused = std::get_if<job_refused>(&update)) {
     broken("every job is accepted: " + refused->why.what);
-  } else if (const auto* finished = std::get_if<job_finished>(&update)) {
-    check_finished(*finished);
+  } else if (const auto* done = std::get_if<job_finished>(&update)) {
+    auto& job = of(done->job);
+    if (std::exchange(job.finished_here, true)) broken("a job ends once");
+    if (done->answer_ids.size() != answer_tokens || (!job.tokens.empty() && job.tokens != done->answer_ids))
+      broken("the answer is what the client was told, token by token");
+    if (!job.answer) ++ended_;
+    job.answer = done->answer_ids;
   }
-}
-
-void simulated_cluster::check_finished(const job_finished& done) {
-  auto& job = *jobs_.at(done.job);
-  if (std::exchange(job.finished, true)) broken("a job ends once");
-  if (done.answer_ids != job.tokens || job.tokens.size() != answer_tokens)
-    broken("the answer is what the client was told, token by token");
-  std::map<block_key, std::uint32_t> consumed;
-  for (const auto& [id, who] : workers_) {
-    for (const auto& [key, s] : who->shards) {
-      if (s.job != done.job) continue;
-      for (const auto& [block, value] : s.consumed) {
-        if (consumed.emplace(block, value).first->second != value)
-          broken(fmt::format("one value of a block is consumed by all ({}: {} by rank {}, not {}); ", describe(block),
-                             value, s.rank, consumed.at(block)) +
-                 where_everybody_is());
-      }
-      if (s.answered && s.tokens != done.answer_ids) broken("every rank has run the answer's tokens");
-    }
-  }
-  replays_ += static_cast<int>(done.replays.size());
-  ++ended_;
 }
 
 // ---- workers ----
@@ -235,7 +522,7 @@ void simulated_cluster::perform(worker& who) {
   for (auto actions = who.logic.take_actions(); !actions.empty(); actions = who.logic.take_actions()) {
     for (auto& action : actions) {
       if (auto* report = std::get_if<worker_report>(&action)) {
-        reports_[who.id].emplace_back(std::move(*report));
+        if (auto& o = *offices_[who.joined]; o.logic) o.reports[who.id].emplace_back(std::move(*report));
       } else {
         compute(who, std::get<device_command>(action));
       }
@@ -245,7 +532,10 @@ void simulated_cluster::perform(worker& who) {
 
 void simulated_cluster::compute(worker& who, const device_command& command) {
   if (const auto* prepare = std::get_if<prepare_prefill>(&command)) {
-    shard s{.job = prepare->job, .rank = prepare->rank, .plan = prepare->plan};
+    shard s{.job = prepare->job,
+            .rank = prepare->rank,
+            .generation = offices_[who.joined]->store->start(),
+            .plan = prepare->plan};
     s.attempt = prepare->routes.ranks.at(static_cast<std::size_t>(prepare->rank)).attempt;
     s.held = s.left_out = {prepare->held_layers.begin(), prepare->held_layers.end()};
     auto& routes = who.routes[prepare->job];
@@ -299,6 +589,7 @@ bool simulated_cluster::consume(worker& who, shard& s, const block_key& key) {
   if (s.consumed.contains(key)) return true;
   for (const auto* place : {&who.given_here, &who.arrived}) {
     if (const auto found = place->find(key); found != place->end()) {
+      if (found->second / generation_unit != s.generation) broken("no block of an older generation is consumed");
       s.consumed[key] = found->second;
       return true;
     }
@@ -311,6 +602,7 @@ bool simulated_cluster::can_go_on(const worker&, const shard& s) const {
 }
 
 void simulated_cluster::step(worker& who, shard& s) {
+  if (s.generation < who.newest_heard) broken("no older generation acts: its rank computes on");
   s.prefilled ? step_answer(who, s) : step_prefill(who, s);
   if (chance(4)) {
     const pass_snapshot at{s.job, s.rank, s.layer, 0, -1, static_cast<std::uint64_t>(steps_)};
@@ -353,7 +645,9 @@ void simulated_cluster::give(worker& who, shard& s, int layer) {
                       .attempt = s.attempt};
   // Whoever makes a block again that all its holders have lost makes what it was: only devices of one kernel class promise that.
   const auto lost = made_.find(key);
-  const std::uint32_t value = s.left_out.contains(layer) && lost != made_.end() ? lost->second : s.attempt;
+  const std::uint32_t value = s.left_out.contains(layer) && lost != made_.end()
+                                  ? lost->second
+                                  : static_cast<std::uint32_t>(s.generation) * generation_unit + s.attempt;
   who.given_here[key] = value;
   network_.push_back(
       {message_kind::put, who.address, who.routes.at(s.job).relay, key, {s.rank + 1, s.plan.ranks()}, value, {}});
@@ -426,7 +720,7 @@ void simulated_cluster::step_answer(worker& who, shard& s) {
 void simulated_cluster::perform(relay& who) {
   for (auto& action : who.logic.take_actions()) {
     if (auto* report = std::get_if<relay_report>(&action)) {
-      reports_[who.id].emplace_back(std::move(*report));
+      if (auto& o = *offices_[who.joined]; o.logic) o.reports[who.id].emplace_back(std::move(*report));
       continue;
     }
     const auto& sending = std::get<send_block>(action);
@@ -466,7 +760,7 @@ bool simulated_cluster::deliver_direct(const data_message& m) {
   const auto sender = std::ranges::find_if(workers_, [&](const auto& w) { return w.second->address == m.from; });
   const int rank = m.targets.first;
   std::string to;
-  if (sender != workers_.end()) {
+  if (sender != workers_.end() && m.to.empty()) {
     const auto routes = sender->second->routes.find(m.key.job);
     if (routes == sender->second->routes.end()) return true;  // released
     to = routes->second.ranks.at(static_cast<std::size_t>(rank)).address;
@@ -474,10 +768,12 @@ bool simulated_cluster::deliver_direct(const data_message& m) {
     to = m.to;
   }
   const auto there = std::ranges::find_if(workers_, [&](const auto& w) { return w.second->address == to; });
-  if (there == workers_.end()) return false;
+  // Of an earlier coordinator's time: nobody sends it again for ever.
+  const bool left_behind = !m.to.empty() && chance(20);
+  if (there == workers_.end()) return left_behind;
   auto& who = *there->second;
   const auto routes = who.routes.find(m.key.job);
-  if (routes == who.routes.end()) return false;
+  if (routes == who.routes.end()) return left_behind;
   if (m.key.attempt < routes->second.ranks.at(m.key.source).attempt) return true;
   auto& mailbox = who.mailboxes[{m.key.job, rank}];
   const auto [at, is_new] = mailbox.emplace(m.key, m);
@@ -492,12 +788,15 @@ bool simulated_cluster::deliver_direct(const data_message& m) {
 
 void simulated_cluster::kill(peer_id who) {
   std::string address;
+  std::size_t joined = 0;
   if (const auto w = workers_.find(who); w != workers_.end()) {
     address = w->second->address;
+    joined = w->second->joined;
     dead_devices_.emplace_back(w->second->node, w->second->device);
     workers_.erase(w);
   } else if (const auto r = relays_.find(who); r != relays_.end()) {
     address = r->second->address;
+    joined = r->second->joined;
     const int node = r->second->node;
     relays_.erase(r);
     // The agent's workers end with it.
@@ -511,34 +810,69 @@ void simulated_cluster::kill(peer_id who) {
   } else {
     return;
   }
-  commands_.erase(who);
-  // What it had sent may still arrive, up to some point.
-  auto& said = reports_[who];
-  while (!said.empty() && chance(2)) said.pop_back();
-  said.emplace_back(std::monostate{});
+  if (auto& o = *offices_[joined]; o.logic) {
+    o.commands.erase(who);
+    // What it had sent may still arrive, up to some point.
+    auto& said = o.reports[who];
+    while (!said.empty() && chance(2)) said.pop_back();
+    said.emplace_back(std::monostate{});
+  }
   std::erase_if(network_, [&](const data_message& m) {
     return m.from == address && (m.kind == message_kind::direct || chance(2));
   });
 }
 
-void simulated_cluster::kill_somebody() {
+void simulated_cluster::kill_somebody(std::optional<int> which) {
   ++deaths_;
   std::vector<peer_id> all;
   for (const auto& [id, w] : workers_) all.push_back(id);
   if (relays_.size() > 1 || options_.nodes == 1) {
     for (const auto& [id, r] : relays_) all.push_back(id);
   }
-  if (!all.empty()) kill(all[any(all.size())]);
+  if (!all.empty()) kill(all[which ? static_cast<std::size_t>(*which) % all.size() : any(all.size())]);
+}
+
+bool simulated_cluster::a_fault() {
+  if (options_.faults) {
+    if (faults_ == options_.faults->size() || (*options_.faults)[faults_].at > events_) return false;
+    const int victim = (*options_.faults)[faults_++].victim;
+    if (victim >= 0) {
+      kill_somebody(victim);
+    } else if (victim == planned_fault::coordinator_killed) {
+      kill_coordinator();
+    } else {
+      ++restarts_;
+      open_office();
+    }
+    return true;
+  }
+  if (deaths_ < options_.deaths_max && chance(300)) {
+    kill_somebody();
+    return true;
+  }
+  if (restarts_ < options_.restarts_max && chance(400)) {
+    if (chance(2)) {
+      kill_coordinator();
+    } else {
+      ++restarts_;
+      open_office();
+    }
+    return true;
+  }
+  return false;
 }
 
 // ---- time ----
 
 bool simulated_cluster::one_step() {
   now_ += 0.001;
-  if (deaths_ < options_.deaths_max && chance(300)) {
-    kill_somebody();
-    return true;
+  if (a_fault()) return true;
+  if (chance(30) && somebody_joins_the_newest()) return true;
+  if (chance(50)) {
+    have(*offices_[any(offices_.size())], [&](coordinator_logic& logic) { logic.tick(now_); });
+    return false;
   }
+  if (options_.bug == planted_bug::told_before_kept && chance(100)) newest().store->commit_what_is_late();
   if (!dead_devices_.empty() && chance(60)) {
     const auto at = dead_devices_.begin() + static_cast<std::ptrdiff_t>(any(dead_devices_.size()));
     const auto [node, device] = *at;
@@ -551,21 +885,34 @@ bool simulated_cluster::one_step() {
   }
   switch (any(4)) {
     case 0: {
-      std::vector<peer_id> all;
-      for (const auto& [id, queue] : commands_) {
-        if (!queue.empty()) all.push_back(id);
+      std::vector<std::pair<office*, peer_id>> all;
+      for (const auto& o : offices_) {
+        for (const auto& [id, queue] : o->commands) {
+          if (!queue.empty()) all.emplace_back(o.get(), id);
+        }
       }
       if (all.empty()) return false;
-      deliver_command(all[any(all.size())]);
+      const auto [o, to] = all[any(all.size())];
+      deliver_command(*o, to);
       return true;
     }
     case 1: {
-      std::vector<peer_id> all;
-      for (const auto& [id, queue] : reports_) {
-        if (!queue.empty()) all.push_back(id);
+      std::vector<std::pair<office*, peer_id>> all;  // 0: a request of the client, or something for it
+      for (const auto& o : offices_) {
+        for (const auto& [id, queue] : o->reports) {
+          if (!queue.empty()) all.emplace_back(o.get(), id);
+        }
+        if (!o->requests.empty() || !o->updates.empty()) all.emplace_back(o.get(), 0);
       }
       if (all.empty()) return false;
-      deliver_report(all[any(all.size())]);
+      const auto [o, from] = all[any(all.size())];
+      if (from != 0) {
+        deliver_report(*o, from);
+      } else if (o->updates.empty() || (!o->requests.empty() && chance(2))) {
+        deliver_request(*o);
+      } else {
+        deliver_update(*o);
+      }
       return true;
     }
     case 2: {
@@ -628,7 +975,11 @@ std::string simulated_cluster::where_everybody_is() const {
 void simulated_cluster::run() {
   while (ended_ < options_.jobs) {
     if (++steps_ > steps_max) broken("every run ends; " + where_everybody_is());
-    static_cast<void>(one_step());
+    if (one_step()) ++events_;
+  }
+  for (const auto& [name, job] : jobs_) {
+    const auto* end = std::get_if<job_finished>(&disk_->jobs.at(job->id).job.end.value());
+    if (!end || end->answer_ids != *job->answer) broken("the journal has the answer that the client was told");
   }
 }
 

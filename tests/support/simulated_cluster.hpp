@@ -26,6 +26,19 @@ enum class planted_bug : std::uint8_t {
   nothing_forwarded,     ///< relays do not send what a new place lacks
   tokens_forgotten,      ///< a question is asked again without the tokens that are known
   askings_not_numbered,  ///< a question that is asked again has the number that it had
+  not_gathered_again,    ///< a rank never hears that the blocks which it left to holders are lost
+  told_before_kept,      ///< an end is told, and memory freed, before the journal has it
+  no_generations,        ///< a coordinator's start is not counted
+  journal_not_fenced,    ///< a coordinator that was superseded may go on writing
+};
+
+/// A fault at one instant of an interleaving: after so many events.
+struct planned_fault {
+  static constexpr int coordinator_killed = -1;
+  static constexpr int coordinator_superseded = -2;  ///< stopped, and going on when the next one is there
+
+  std::int64_t at = 0;
+  int victim = 0;  ///< one of the above, or which of the living workers and relays
 };
 
 struct simulation_options {
@@ -35,12 +48,19 @@ struct simulation_options {
   int layers = 3;
   int jobs = 2;
   int deaths_max = 2;
+  int restarts_max = 0;  ///< of the coordinator
   planted_bug bug = planted_bug::none;
+  std::optional<std::vector<planned_fault>> faults{};  ///< in their order, instead of faults at random instants
 };
 
 /// A whole cluster in one thread: the coordinator_logic, relay_logic and worker_logic that run in production, over a network that
 /// delays, reorders and repeats messages, and devices that compute nothing but who made what. One seed is one interleaving of
 /// messages, steps, deaths and restarts.
+///
+/// The coordinator has a journal: what that has committed outlives it, nothing else does. It is killed between any two events, and
+/// inside of one before and after each commit; or it is stopped, superseded by the next one, and goes on with what it
+/// knows: whoever has joined the next one still gets its commands. Addresses outlive a coordinator, so that blocks of its time arrive
+/// in the next one's.
 ///
 /// A block's value is the attempt that made it, as if every device had a kernel class of its own; a token is drawn at random when it is
 /// chosen. So ranks that do not see the same values, and tokens that are chosen twice, are noticed.
@@ -52,6 +72,9 @@ class simulated_cluster {
   /// Until every job has ended and been checked. Throws std::runtime_error that says which promise was broken.
   void run();
   [[nodiscard]] int deaths() const { return deaths_; }
+  [[nodiscard]] int restarts() const { return restarts_; }
+  /// Whatever has changed anything: each leads to another state.
+  [[nodiscard]] std::int64_t events() const { return events_; }
   [[nodiscard]] int replays() const { return replays_; }
   [[nodiscard]] std::int64_t steps() const { return steps_; }
 
@@ -61,16 +84,31 @@ class simulated_cluster {
   struct worker;
   struct relay;
   struct told;
+  struct disk;
+  struct office;
+  class journal;
 
   [[nodiscard]] std::size_t any(std::size_t count) { return static_cast<std::size_t>(random_() % count); }
   [[nodiscard]] bool chance(int one_in) { return random_() % static_cast<unsigned>(one_in) == 0; }
 
   void start_node(int node);
   void start_worker(int node, int device);
-  void submit(int number);
-  void perform(std::vector<coordinator_action>&& actions);
-  void deliver_command(peer_id to);
-  void deliver_report(peer_id from);
+  [[nodiscard]] office& newest() { return *offices_.back(); }
+  void open_office();
+  void kill_coordinator();
+  /// Has a coordinator hear something; what it wants done is done, unless it dies over it.
+  template <class Event>
+  void have(office& o, Event&& event);
+  void join_the_newest(worker& who);
+  void join_the_newest(relay& who);
+  [[nodiscard]] bool somebody_joins_the_newest();
+  void client_connects();
+  void perform(office& o, std::vector<coordinator_action>&& actions);
+  void check_released(office& o, job_id run);
+  void deliver_command(office& o, peer_id to);
+  void deliver_report(office& o, peer_id from);
+  void deliver_request(office& o);
+  void deliver_update(office& o);
   void tell_client(const client_update& update);
   void perform(worker& who);
   void compute(worker& who, const device_command& command);
@@ -85,26 +123,30 @@ class simulated_cluster {
   void send_direct(worker& who, shard& s, std::uint32_t step, std::uint16_t part);
   [[nodiscard]] bool consume(worker& who, shard& s, const block_key& key);
   void kill(peer_id who);
-  void kill_somebody();
+  void kill_somebody(std::optional<int> which = {});
+  [[nodiscard]] bool a_fault();
   [[nodiscard]] bool one_step();
   [[nodiscard]] std::string where_everybody_is() const;
-  void check_finished(const job_finished& done);
 
   simulation_options options_;
   std::mt19937_64 random_;
-  std::unique_ptr<coordinator_logic> coordinator_;
+  std::unique_ptr<disk> disk_;
+  std::vector<std::unique_ptr<office>> offices_;  ///< one for each start of the coordinator
   double now_ = 1;
   peer_id last_peer_ = 0;
   std::map<peer_id, std::unique_ptr<worker>> workers_;
   std::map<peer_id, std::unique_ptr<relay>> relays_;
-  std::map<peer_id, std::deque<std::variant<worker_command, relay_command>>> commands_;
-  std::map<peer_id, std::deque<std::variant<worker_report, relay_report, std::monostate>>>
-      reports_;  ///< monostate: gone
+  std::map<peer_id, peer_id> became_;  ///< joined again, as another
+  peer_id client_ = 0;
+  std::size_t client_at_ = 0;  ///< the office that the client has found
   std::vector<data_message> network_;
-  std::map<block_key, std::uint32_t> made_;        ///< what relays have taken last
-  std::vector<std::pair<int, int>> dead_devices_;  ///< node, device (-1: the whole node)
-  std::map<job_id, std::unique_ptr<told>> jobs_;
+  std::map<block_key, std::uint32_t> made_;            ///< what relays have taken last
+  std::vector<std::pair<int, int>> dead_devices_;      ///< node, device (-1: the whole node)
+  std::map<std::string, std::unique_ptr<told>> jobs_;  ///< by request id
   int deaths_ = 0;
+  int restarts_ = 0;
+  std::size_t faults_ = 0;  ///< of options_.faults
+  std::int64_t events_ = 0;
   int replays_ = 0;
   int ended_ = 0;
   std::int64_t steps_ = 0;

@@ -5,6 +5,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -19,8 +20,9 @@ std::string first_broken_promise(const simulation_options& options, int count) {
   const char* given = std::getenv("BATON_SEED");
   const std::uint64_t first = given ? std::strtoull(given, nullptr, 10) : std::random_device{}();
   std::printf("BATON_SEED=%llu\n", static_cast<unsigned long long>(first));
-  std::int64_t steps = 0;
+  std::int64_t states = 0;
   int deaths = 0;
+  int restarts = 0;
   int replays = 0;
   const auto begun = std::chrono::steady_clock::now();
   for (int i = 0; i < count; ++i) {
@@ -30,12 +32,14 @@ std::string first_broken_promise(const simulation_options& options, int count) {
     } catch (const std::exception& why) {
       return std::string(why.what()) + "; BATON_SEED=" + std::to_string(first + static_cast<std::uint64_t>(i));
     }
-    steps += cluster.steps();
+    states += cluster.events();
+    restarts += cluster.restarts();
     deaths += cluster.deaths();
     replays += cluster.replays();
   }
-  std::printf("%d interleavings, %lld steps, %d deaths, %d replays in %.1f s\n", count, static_cast<long long>(steps),
-              deaths, replays, std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count());
+  std::printf("%d interleavings, %lld states, %d deaths, %d restarts of the coordinator, %d replays in %.1f s\n", count,
+              static_cast<long long>(states), deaths, restarts, replays,
+              std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count());
   return {};
 }
 
@@ -48,10 +52,90 @@ TEST(interleavings, of_deaths_and_restarts_keep_every_promise) {
   EXPECT_EQ(first_broken_promise({.nodes = 3, .devices = 1, .ranks = 3, .jobs = 1, .deaths_max = 4}, 400), "");
 }
 
+TEST(interleavings, of_deaths_and_a_coordinators_restart_keep_every_promise) {
+  EXPECT_EQ(first_broken_promise({.deaths_max = 2, .restarts_max = 1}, 600), "");
+  EXPECT_EQ(first_broken_promise({.devices = 1, .ranks = 3, .jobs = 1, .deaths_max = 2, .restarts_max = 3}, 600), "");
+}
+
+/// Three ranks on two nodes, and one schedule of messages: what may fail at which of its instants.
+constexpr simulation_options three_ranks{.devices = 1, .ranks = 3, .layers = 2, .jobs = 1};
+
+/// Runs the schedule of `seed` with faults at every instant: one of `first` at each, and each of `second` at every `stride`-th one after.
+std::string first_broken_promise_at_any_instant(std::uint64_t seed, const std::vector<int>& first,
+                                                const std::vector<int>& second, int stride) {
+  auto options = three_ranks;
+  options.faults.emplace();
+  std::int64_t runs = 0;
+  std::int64_t states = 0;
+  std::int64_t replays = 0;
+  const auto begun = std::chrono::steady_clock::now();
+  std::string promise;
+  /// How many events it took; -1: a promise is broken.
+  const auto events_with = [&](const std::vector<planned_fault>& faults) -> std::int64_t {
+    options.faults = faults;
+    simulated_cluster cluster(seed, options);
+    try {
+      cluster.run();
+    } catch (const std::exception& why) {
+      promise = std::string(why.what()) + "; seed " + std::to_string(seed);
+      for (const auto& f : faults) promise += ", fault " + std::to_string(f.victim) + " at " + std::to_string(f.at);
+      return -1;
+    }
+    ++runs;
+    states += cluster.events();
+    replays += cluster.replays();
+    return cluster.events();
+  };
+  const auto undisturbed = events_with({});
+  for (std::int64_t at = 0; at < undisturbed && promise.empty(); ++at) {
+    for (const int victim : first) {
+      const auto events = events_with({{at, victim}});
+      for (std::int64_t later = at + 1 + at % stride; later < events && promise.empty(); later += stride) {
+        for (const int other : second) {
+          if (events_with({{at, victim}, {later, other}}) < 0) break;
+        }
+      }
+      if (!promise.empty()) break;
+    }
+  }
+  std::printf("%lld interleavings, %lld states, %lld replays in %.1f s\n", static_cast<long long>(runs),
+              static_cast<long long>(states), static_cast<long long>(replays),
+              std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count());
+  return promise;
+}
+
+// Victims of two nodes of one device each: worker, relay (and so its node's worker), and the other node's.
+const std::vector<int> anybody{0, 1, 2, 3};
+const std::vector<int> coordinator{planned_fault::coordinator_killed, planned_fault::coordinator_superseded};
+
+TEST(interleavings, with_one_fault_at_every_instant_keep_every_promise) {
+  for (const std::uint64_t seed : {1, 2, 3}) {
+    EXPECT_EQ(first_broken_promise_at_any_instant(seed, anybody, {}, 1), "");
+    EXPECT_EQ(first_broken_promise_at_any_instant(seed, coordinator, {}, 1), "");
+  }
+}
+
+TEST(interleavings, with_a_death_and_a_restart_at_instants_that_cover_each_other_keep_every_promise) {
+  EXPECT_EQ(first_broken_promise_at_any_instant(4, coordinator, anybody, 23), "");
+  EXPECT_EQ(first_broken_promise_at_any_instant(4, anybody, coordinator, 23), "");
+}
+
+TEST(interleavings, full_with_two_faults_at_every_two_instants_keep_every_promise) {
+  EXPECT_EQ(first_broken_promise_at_any_instant(5, coordinator, anybody, 1), "");
+  EXPECT_EQ(first_broken_promise_at_any_instant(5, anybody, coordinator, 1), "");
+  EXPECT_EQ(first_broken_promise_at_any_instant(5, anybody, anybody, 3), "");
+}
+
+TEST(interleavings, full_of_many_deaths_and_restarts_keep_every_promise) {
+  EXPECT_EQ(first_broken_promise({.deaths_max = 2, .restarts_max = 1}, 100'000), "");
+  EXPECT_EQ(first_broken_promise({.devices = 1, .ranks = 3, .jobs = 1, .deaths_max = 2, .restarts_max = 1}, 100'000),
+            "");
+}
+
 struct planted : testing::TestWithParam<planted_bug> {};
 
 TEST_P(planted, bug_is_found) {
-  const auto promise = first_broken_promise({.deaths_max = 3, .bug = GetParam()}, 2000);
+  const auto promise = first_broken_promise({.deaths_max = 3, .restarts_max = 1, .bug = GetParam()}, 4000);
   EXPECT_NE(promise, "");
   std::printf("found: %s\n", promise.c_str());
 }
@@ -59,7 +143,9 @@ TEST_P(planted, bug_is_found) {
 INSTANTIATE_TEST_SUITE_P(all, planted,
                          testing::Values(planted_bug::attempts_not_fenced, planted_bug::holders_ignored,
                                          planted_bug::places_not_told, planted_bug::nothing_forwarded,
-                                         planted_bug::tokens_forgotten, planted_bug::askings_not_numbered),
+                                         planted_bug::tokens_forgotten, planted_bug::askings_not_numbered,
+                                         planted_bug::not_gathered_again, planted_bug::told_before_kept,
+                                         planted_bug::no_generations, planted_bug::journal_not_fenced),
                          [](const auto& param_info) {
                            return "number_" + std::to_string(static_cast<int>(param_info.param));
                          });

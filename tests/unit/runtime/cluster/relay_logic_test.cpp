@@ -335,5 +335,15 @@ RC_GTEST_PROP(relay_logic_property, every_node_gets_each_block_once_and_every_wa
   }
 }
 
+TEST_F(relay_logic_test, who_has_heard_a_later_coordinator_lets_go_of_the_earlier_ones_runs_and_obeys_it_no_more) {
+  const job_id of_first = first_run_of(1) + 3;
+  EXPECT_THAT(logic.hears_of(of_first).value(), ElementsAre(1));
+  logic.log_reserved_for(six_ranks(of_first));
+  EXPECT_THAT(logic.hears_of(of_first).value(), IsEmpty());
+  EXPECT_THAT(logic.hears_of(first_run_of(2) + 1).value(), ElementsAre(of_first));
+  EXPECT_EQ(logic.judge(key_of(of_first, 0, 0)), block_verdict::drop);
+  EXPECT_FALSE(logic.hears_of(of_first));
+}
+
 }  // namespace
 }  // namespace baton

@@ -163,5 +163,20 @@ TEST_F(worker_logic_test, long_logits_go_in_pieces) {
   EXPECT_EQ(pieces[1].values.back(), 3);
 }
 
+TEST_F(worker_logic_test, who_has_heard_a_later_coordinator_drops_what_the_earlier_ordered_and_obeys_it_no_more) {
+  const job_id old_run = first_run_of(1) + 7;
+  const job_id new_run = first_run_of(2) + 1;
+  logic.coordinator_said(assign_shard{old_run, 1, plan_of_two(), routes_of(2), false, false});
+  logic.coordinator_said(assign_shard{new_run, 1, plan_of_two(), routes_of(2), false, false});
+  take();
+  ASSERT_EQ(commanded<drop_job>().size(), 1u);
+  EXPECT_EQ(commanded<drop_job>()[0].job, old_run);
+  logic.coordinator_said(assign_shard{old_run + 1, 0, plan_of_two(), routes_of(2), false, false});
+  logic.coordinator_said(start_shard{old_run, 1});
+  logic.coordinator_said(release_job{new_run - first_run_of(1)});
+  take();
+  EXPECT_TRUE(actions.empty());
+}
+
 }  // namespace
 }  // namespace baton

@@ -201,5 +201,21 @@ TEST_F(journal_test, of_another_version_or_in_a_place_that_cannot_be_is_refused)
   EXPECT_THROW(journal(temporary.path() / "file"), fault);
 }
 
+TEST_F(journal_test, lets_nobody_write_who_was_superseded) {
+  journal older(folder);
+  const auto running = older.keep(asked("a"), ids);
+  // Only a lost lock lets another one in while this one lives.
+  std::filesystem::remove(folder / "lock");
+  journal newer(folder);
+  EXPECT_EQ(newer.generation(), older.generation() + 1);
+  EXPECT_THROW(older.keep(asked("b"), ids), superseded);
+  EXPECT_THROW(older.ended(running, {}, finished(running)), superseded);
+  EXPECT_FALSE(newer.find("b"));
+  EXPECT_FALSE(newer.find(running)->end);
+  EXPECT_FALSE(documents().empty()) << "the newer one needs it";
+  newer.ended(running, {}, finished(running));
+  EXPECT_TRUE(newer.find(running)->end);
+}
+
 }  // namespace
 }  // namespace baton
