@@ -10,7 +10,7 @@ namespace baton {
 
 followed_job::followed_job(run_view& view, const tokenizer* words, int layers,
                            std::function<plan_costs(const job_plan&)> costs)
-    : view_(view), layers_(layers), costs_(std::move(costs)) {
+    : view_(view), layers_(layers), costs_(std::move(costs)), words_(words) {
   if (words) text_.emplace(*words);
 }
 
@@ -19,9 +19,23 @@ void followed_job::say(const std::string& piece) {
   view_.answer_text(piece);
 }
 
-void followed_job::token(std::int32_t id) {
-  ++tokens_;
+void followed_job::token(std::size_t index, std::int32_t id) {
+  if (index > shown_.size()) return;
+  if (index < shown_.size()) {
+    if (shown_[index] == id) return;
+    shown_.resize(index);
+    show_again(std::exchange(shown_, {}));
+  }
+  shown_.push_back(id);
   if (text_) say(text_->push(id));
+}
+
+void followed_job::show_again(std::vector<std::int32_t>&& from_here) {
+  view_.answer_done();
+  view_.message("it has begun anew under another plan, and the answer is another one");
+  answer_.clear();
+  if (words_) text_.emplace(*words_);
+  for (std::size_t i = 0; i < from_here.size(); ++i) token(i, from_here[i]);
 }
 
 bool followed_job::take(const client_update& update) {
@@ -46,7 +60,7 @@ bool followed_job::take(const client_update& update) {
   } else if (const auto* prefilled = std::get_if<prefill_finished>(&update)) {
     view_.prefill_done(prefilled->prefill_s);
   } else if (const auto* next = std::get_if<answer_token>(&update)) {
-    if (next->index == static_cast<int>(tokens_)) token(next->token);
+    if (next->index >= 0) token(static_cast<std::size_t>(next->index), next->token);
   } else if (const auto* logits = std::get_if<first_logits>(&update)) {
     done_.logits.insert(done_.logits.end(), logits->values.begin(), logits->values.end());
   } else if (const auto* moved = std::get_if<shard_moved>(&update)) {
@@ -56,7 +70,9 @@ bool followed_job::take(const client_update& update) {
     shard.node = moved->node;
     shard.device = moved->device;
   } else if (const auto* units = std::get_if<chosen_units>(&update)) {
-    done_.selected.push_back({units->layer, units->rank, units->kv_heads, units->indices});
+    std::erase_if(done_.selected,
+                  [&](const selected_units& told) { return told.layer == units->layer && told.rank == units->rank; });
+    done_.selected.push_back({units->layer, units->rank, units->kv_heads, units->indices, units->kv_checksum});
   } else if (const auto* recorded = std::get_if<trace_spans>(&update)) {
     done_.trace.at(static_cast<std::size_t>(recorded->rank)).append(recorded->recorded);
   } else if (const auto* failed = std::get_if<job_failed>(&update)) {
@@ -65,7 +81,12 @@ bool followed_job::take(const client_update& update) {
                 failed->why.where);
   } else if (const auto* finished = std::get_if<job_finished>(&update)) {
     // Of a job that had ended before only its end is told.
-    while (tokens_ < finished->answer_ids.size()) token(finished->answer_ids[tokens_]);
+    const auto& ids = finished->answer_ids;
+    if (ids.size() < shown_.size()) {
+      shown_.clear();
+      show_again({ids.begin(), ids.end()});
+    }
+    for (std::size_t i = 0; i < ids.size(); ++i) token(i, ids[i]);
     if (text_) say(text_->finish());
     view_.answer_done();
     done_.id = finished->job;

@@ -35,7 +35,10 @@ class followed_job {
   [[nodiscard]] finished_job take_result() { return std::move(done_); }
 
  private:
-  void token(std::int32_t id);
+  /// The token at that place of the answer, shown unless it has been.
+  void token(std::size_t index, std::int32_t id);
+  /// A job that began anew, under another plan, may come to another answer: it is shown from its beginning.
+  void show_again(std::vector<std::int32_t>&& from_here);
   void say(const std::string& piece);
 
   run_view& view_;
@@ -46,7 +49,8 @@ class followed_job {
   bool started_ = false;
   job_plan plan_;
   std::string answer_;
-  std::size_t tokens_ = 0;  ///< of the answer, so far
+  const tokenizer* words_;
+  std::vector<std::int32_t> shown_;  ///< of the answer, so far
   finished_job done_;
 };
 

@@ -1,3 +1,4 @@
+#include <csignal>
 #include <exception>
 
 #include <fmt/format.h>
@@ -45,6 +46,8 @@ int version() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // A file that may not grow any more is an error of whoever writes, as a full disk is, and no reason to die.
+  static_cast<void>(std::signal(SIGXFSZ, SIG_IGN));
   try {
     const auto line = baton::parse_command_line(argc, argv);
     if (line.exit_code) return *line.exit_code;

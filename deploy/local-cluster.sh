@@ -5,11 +5,14 @@
 #
 #   deploy/local-cluster.sh up [--nodes 3] [--devices 2] [--model DIR] [--prompt NAME] [--delay 0] [--rate 0] [--loss 0]
 #   deploy/local-cluster.sh status
+#   deploy/local-cluster.sh host-down HOST | host-up HOST
 #   deploy/local-cluster.sh down
 #
+# host-down takes one host (n0, coordinator) away at once, with its network and all that runs there; host-up brings it back.
 # --delay (such as 50ms), --rate (such as 100mbit; 0: unlimited) and --loss (percent) are those of whatever leaves a host, so that
 # they meet what travels between two hosts once in each direction. tc's netem makes them, or deploy/slow_link.py where the kernel
-# has none. --memory is each device's (1GiB), --data-ports each node's (any). --name tells clusters apart ("local"), --subnet
+# has none. --memory is each device's (1GiB), --data-ports each node's (any), --precision the model's (bf16).
+# --settings FILE is YAML that is added to the configuration. --name tells clusters apart ("local"), --subnet
 # their networks (10.91.0). BATON names the program (build/release/baton), BATON_CLUSTER_DIR where configuration, certificates, journal and logs are kept (/var/tmp/baton-cluster-NAME).
 # Needs root. Ends with 2 where a command line is wrong or this machine permits no network namespaces.
 set -euo pipefail
@@ -24,11 +27,17 @@ refuse() {
 
 command=${1:-}
 [[ $# -eq 0 ]] || shift
-nodes=3 devices=2 model=$root/models/needle prompt=needle delay=0 rate=0 loss=0 memory=1GiB data_ports=any name=local subnet=10.91.0
+which=
+if [[ $command == host-* && $# -gt 0 ]]; then
+  which=$1
+  shift
+  [[ $which =~ ^(coordinator|n[0-9]{1,2})$ ]] || refuse "$command wants a host: coordinator, n0, n1, …"
+fi
+nodes=3 devices=2 model=$root/models/needle prompt=needle delay=0 rate=0 loss=0 memory=1GiB data_ports=any name=local subnet=10.91.0 settings="" precision=bf16
 ready_s=120
 while [[ $# -gt 0 ]]; do
   case $1 in
-    --nodes | --devices | --model | --prompt | --delay | --rate | --loss | --memory | --data-ports | --name | --subnet)
+    --nodes | --devices | --model | --prompt | --delay | --rate | --loss | --memory | --data-ports | --name | --subnet | --settings | --precision)
       [[ $# -ge 2 ]] || refuse "$1 wants a value"
       option=${1#--}
       printf -v "${option//-/_}" '%s' "$2"
@@ -53,16 +62,27 @@ port=4711
 
 hosts() { ip netns list 2>/dev/null | awk -v p="$prefix" 'index($1, p) == 1 { print $1 }'; }
 
+number_of() {
+  case $1 in
+    coordinator) echo 1 ;;
+    *) echo $((${1#n} + 11)) ;;
+  esac
+}
+
+# All processes of one host, at once.
+kill_host() {
+  local pids
+  for _ in 1 2 3; do
+    pids=$(ip netns pids "$1" 2>/dev/null || true)
+    # shellcheck disable=SC2086
+    [[ -z $pids ]] || kill -KILL $pids 2>/dev/null || true
+  done
+}
+
 # Everything that a cluster of this name has, whatever state it is in.
 down() {
-  local host pids
-  for _ in 1 2 3; do
-    for host in $(hosts); do
-      pids=$(ip netns pids "$host" 2>/dev/null || true)
-      # shellcheck disable=SC2086
-      [[ -z $pids ]] || kill -KILL $pids 2>/dev/null || true
-    done
-  done
+  local host
+  for host in $(hosts); do kill_host "$host"; done
   for host in $(hosts); do
     for _ in {1..100}; do
       [[ -n $(ip netns pids "$host" 2>/dev/null || true) ]] || break
@@ -138,7 +158,7 @@ supervise() {
 write_config() {
   {
     echo "# Written by deploy/local-cluster.sh: every process and every command reads this file."
-    echo "model: {directory: \"$(realpath "$model")\", prompt: $prompt}"
+    echo "model: {directory: \"$(realpath "$model")\", prompt: $prompt, precision: $precision}"
     echo "job: {strategy: apb, ranks: $((nodes * devices))}"
     echo "processes: per_device"
     echo "coordinator: {address: $subnet.1, port: $port, journal: \"$folder/journal\"}"
@@ -152,7 +172,34 @@ write_config() {
       echo "    devices:"
       for ((d = 0; d < devices; ++d)); do echo "      - {name: cpu$d, threads: 1, memory: $memory}"; done
     done
+    [[ -z $settings ]] || cat "$settings"
   } >"$config"
+}
+
+# start HOST: what runs there.
+start() {
+  case $1 in
+    coordinator) supervise coordinator "$folder/log/coordinator.log" "$program" coordinator --config "$config" ;;
+    *) supervise "$1" "$folder/log/$1.log" "$program" node --config "$config" --name "$1" ;;
+  esac
+}
+
+host_down() {
+  ip netns list | grep -q "^$prefix$which\\b" || refuse "no host $which is up"
+  # Its network goes first, as when a cable is pulled.
+  ip link delete "$bridge-$(number_of "$which")" 2>/dev/null || true
+  kill_host "$prefix$which"
+  for _ in {1..100}; do
+    [[ -n $(ip netns pids "$prefix$which" 2>/dev/null || true) ]] || break
+    sleep 0.02
+  done
+  ip netns delete "$prefix$which"
+}
+
+host_up() {
+  [[ -f $config ]] || refuse "no cluster called $name is up"
+  add_host "$which" "$(number_of "$which")"
+  start "$which"
 }
 
 up() {
@@ -169,10 +216,8 @@ up() {
   add_host coordinator 1
   local n
   for ((n = 0; n < nodes; ++n)); do add_host "n$n" $((n + 11)); done
-  supervise coordinator "$folder/log/coordinator.log" "$program" coordinator --config "$config"
-  for ((n = 0; n < nodes; ++n)); do
-    supervise "n$n" "$folder/log/n$n.log" "$program" node --config "$config" --name "n$n"
-  done
+  start coordinator
+  for ((n = 0; n < nodes; ++n)); do start "n$n"; done
   local deadline=$((SECONDS + ready_s))
   while ((SECONDS < deadline)); do
     if is_ready; then
@@ -220,5 +265,9 @@ case $command in
     down
     ;;
   status) status ;;
-  *) refuse "say up, down or status; the head of $0 explains" ;;
+  host-down | host-up)
+    check_permitted
+    "${command/-/_}"
+    ;;
+  *) refuse "say up, down, status, host-down or host-up; the head of $0 explains" ;;
 esac

@@ -139,7 +139,9 @@ void coordinator_logic::accept(peer_id client, coming_job&& job, double now_s) {
   } catch (const superseded&) {
     throw;
   } catch (const fault& why) {
-    return refuse(client, name, failure_of(why), now_s);
+    auto told = failure_of(why);
+    if (why.code() != fault_code::bad_input) told.what = "the job cannot be kept, and so is not taken: " + told.what;
+    return refuse(client, name, told, now_s);
   }
   queue_.push_back({.id = id, .asked = job.asked, .followers = {}});
   attach(client, {.id = id, .asked = std::move(job.asked)}, true, now_s);
@@ -153,6 +155,10 @@ void coordinator_logic::attach(peer_id client, const stored_job& job, bool owner
   if (job.end) {
     if (job.started) tell(client, *job.started);
     return tell(client, *job.end);
+  }
+  if (const auto unkept = unkept_ends_.find(job.id); unkept != unkept_ends_.end()) {
+    if (unkept->second.started) tell(client, *unkept->second.started);
+    return tell(client, unkept->second.end);
   }
   auto* kept = find_kept(job.id);
   if (!kept) return;
@@ -175,6 +181,8 @@ void coordinator_logic::client_asked(peer_id client, const cancel_job& request, 
   if (find_kept(request.job)) return end_waiting(request.job, {fault_code::cancelled, "cancelled", {}}, now_s);
   const auto known = store_.find(request.job);
   if (known && known->end) return tell(client, *known->end);
+  if (const auto unkept = unkept_ends_.find(request.job); unkept != unkept_ends_.end())
+    return tell(client, unkept->second.end);
   tell(client, job_unknown{request.job});
 }
 
@@ -234,6 +242,21 @@ void coordinator_logic::drop_clients_that_do_not_read(double now_s) {
     actions_.push_back(complain{fmt::format("client {} is dropped: {}", id, why)});
     actions_.push_back(dismiss{id});
     client_lost(id, now_s);
+  }
+}
+
+void coordinator_logic::retry_unkept_ends() {
+  while (!unkept_ends_.empty()) {
+    const auto& [id, what] = *unkept_ends_.begin();
+    try {
+      store_.ended(id, what.started, what.end);
+    } catch (const superseded&) {
+      throw;
+    } catch (const fault&) {
+      return;
+    }
+    actions_.push_back(complain{fmt::format("the end of job {} is kept now", id)});
+    unkept_ends_.erase(unkept_ends_.begin());
   }
 }
 
@@ -383,7 +406,9 @@ void coordinator_logic::keep_end(const kept_job& job, const std::optional<job_st
   } catch (const superseded&) {
     throw;
   } catch (const fault& why) {
-    actions_.push_back(complain{fmt::format("the end of job {} cannot be kept: {}", job.id, why.what())});
+    actions_.push_back(
+        complain{fmt::format("the end of job {} cannot be kept yet, and is tried again: {}", job.id, why.what())});
+    unkept_ends_[job.id] = {started, end};
   }
   tell(job, end);
 }

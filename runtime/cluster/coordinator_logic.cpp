@@ -59,7 +59,8 @@ void coordinator_logic::worker_lost(peer_id worker, const std::string& why, doub
   for (const auto& [id, job] : jobs_) {
     if (std::ranges::any_of(job.ranks, [&](const rank_entry& r) { return r.worker == worker; })) hit.push_back(id);
   }
-  for (const job_id id : hit) lose_ranks_of(*find(id), worker, gone, why, now_s);
+  for (const job_id id : hit)
+    lose_ranks_of(*find(id), worker, gone, fmt::format("the worker is gone ({})", why), now_s);
   start_what_fits(now_s);
 }
 
@@ -206,6 +207,17 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
     auto why = broken->why;
     why.where = why.where.empty() ? "node " + node : fmt::format("{} (node {})", why.where, node);
     fail(broken->job, why);
+  } else if (const auto* damaged = std::get_if<block_damaged>(&report)) {
+    auto* job = find(damaged->job);
+    if (!job || damaged->rank >= static_cast<int>(job->ranks.size())) return;
+    auto& rank = job->ranks[static_cast<std::size_t>(damaged->rank)];
+    // Should a fence have been answered before: nobody is to count on this copy.
+    rank.held.erase(damaged->layer);
+    for (auto& blocks : job->held[relay]) {
+      if (blocks.rank == damaged->rank) std::erase(blocks.layers, damaged->layer);
+    }
+    if (rank.worker != 0)
+      actions_.push_back(to_worker{rank.worker, give_blocks{damaged->job, damaged->rank, {damaged->layer}}});
   } else if (const auto* ended = std::get_if<worker_ended>(&report)) {
     const auto worker = std::ranges::find_if(workers_, [&](const auto& entry) {
       const auto& who = entry.second.who;
@@ -375,10 +387,7 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_finished& re
 void coordinator_logic::worker_reported(peer_id worker, const chosen_units& report, double) {
   auto* job = job_of(worker, report.job, report.rank);
   if (!job) return;
-  // A replayed rank chooses again what it has told already.
-  auto& told = job->ranks[static_cast<std::size_t>(report.rank)].layers_told;
-  if (report.layer < told) return;
-  told = report.layer + 1;
+  // What a replayed rank tells again stands in for what it told before.
   tell(*job, named(report, job->id));
 }
 
@@ -425,6 +434,14 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_failed& repo
   // There is no room beside the others, which `has_room` could not know: extents lie where they lie.
   if (job->now == stage::preparing && report.why.code == fault_code::out_of_memory && jobs_.size() > 1)
     return put_back(*job);
+  // A device that failed at this may do so again, another may not; the worker itself lives.
+  if ((report.why.code == fault_code::device || report.why.code == fault_code::corruption) &&
+      job->now > stage::reserving && rank.attempt < static_cast<std::uint32_t>(limits_.replays_max)) {
+    rank.progress.layer = report.layer;
+    const auto cause =
+        report.why.where.empty() ? report.why.what : fmt::format("{}: {}", report.why.where, report.why.what);
+    if (move_ranks_from(*job, {worker}, true, "its device failed (" + cause + ")", now_s)) return;
+  }
   failure why = report.why;
   // A stopped rank says so because of another's failure, which is told first.
   const std::string place =
@@ -466,15 +483,12 @@ void coordinator_logic::give_up_the_silent(double now_s) {
 void coordinator_logic::fail_the_stuck(double now_s) {
   std::vector<std::pair<job_id, failure>> stuck;
   for (const auto& [id, job] : jobs_) {
-    if (job.now < stage::prefilling || now_s - job.moved_s <= limits_.stuck_s) continue;
+    if (!stands_still(job, limits_.stuck_s, now_s)) continue;
     const auto done = [&](const rank_entry& r) {
       return job.now == stage::prefilling ? r.prefill.has_value() : r.answer.has_value();
     };
-    // A rank that computes is slow, however long its chunk takes, and whoever waits for it is right to.
-    const bool all_wait =
-        std::ranges::all_of(job.ranks, [&](const rank_entry& r) { return done(r) || r.progress.waiting_for >= 0; });
     const auto first = std::ranges::find_if_not(job.ranks, done);
-    if (!all_wait || first == job.ranks.end()) continue;
+    if (first == job.ranks.end()) continue;
     stuck.push_back(
         {id,
          {fault_code::deadline,
@@ -501,7 +515,9 @@ void coordinator_logic::tick(double now_s) {
   now_s_ = now_s;
   give_up_the_silent(now_s);
   fail_the_unplaced(now_s);
+  move_the_cut_off(now_s);
   fail_the_stuck(now_s);
+  retry_unkept_ends();
   drop_clients_that_do_not_read(now_s);
   cancel_orphans(now_s);
   start_what_fits(now_s);

@@ -65,8 +65,10 @@ struct coordinator_limits {
   double silence_s = 1.2;  ///< a worker or relay that says nothing for so long is given up
   double stuck_s =
       30;  ///< a job all of whose ranks wait for blocks, and do not move for so long, has lost one: it fails
-  double tick_s = 0.1;          ///< how often `tick` is called
-  int replays_max = 3;          ///< of one shard; then its job fails
+  double cut_off_s =
+      0;                ///< before that, a node of it is taken to be cut off from another, and its ranks move; 0: never
+  double tick_s = 0.1;  ///< how often `tick` is called
+  int replays_max = 3;  ///< of one shard; then its job fails
   double replacement_s = 30;    ///< a job fails whose lost shard no device could take for so long
   std::size_t queue_max = 100;  ///< jobs that wait; further ones are refused
   std::size_t running_max = 8;  ///< jobs at once
@@ -170,7 +172,6 @@ class coordinator_logic {
     std::optional<shard_timings> answer;
     /// Had a holder when this attempt was placed, which so does not send them.
     held_blocks held;
-    int layers_told = 0;  ///< of its chosen units
     std::optional<open_replay> replay;
     std::set<peer_id> without_room;  ///< workers that could not take it
   };
@@ -184,6 +185,7 @@ class coordinator_logic {
     std::set<peer_id> relays;          ///< that have room for its log
     std::set<peer_id> relays_awaited;  ///< that were asked for room
     std::set<peer_id> relays_without_room;
+    std::set<peer_id> unfit_workers;  ///< that failed at its ranks, or could not reach others of it
     std::vector<rank_entry> ranks;
     double moved_s = 0;  ///< when a rank last computed
     double prefill_began_s = 0;
@@ -232,6 +234,8 @@ class coordinator_logic {
   void end_waiting(job_id id, const failure& why, double now_s);
   /// Keeps how a job has ended, and tells its followers.
   void keep_end(const kept_job& job, const std::optional<job_started>& started, client_update end);
+  /// Ends that the store could not keep when they were told: a full disk may have room again.
+  void retry_unkept_ends();
   void cancel_orphans(double now_s);
   void drop_clients_that_do_not_read(double now_s);
   [[nodiscard]] kept_job* find_kept(job_id id);
@@ -250,8 +254,15 @@ class coordinator_logic {
 
   // ---- recovery: coordinator_recovery.cpp ----
 
-  /// A worker is gone, and with it the job's ranks there. May end the job.
+  /// The job's ranks on that worker are to be computed somewhere else. May end the job.
   void lose_ranks_of(job_entry& job, peer_id worker, const worker_entry& gone, const std::string& why, double now_s);
+  /// The same where the worker lives: it drops all that it has of the job, and gets no rank of it again. False: there is no other
+  /// device (nor has there ever been one, if the ranks may wait for it), and nothing has been done.
+  bool move_ranks_from(job_entry& job, const std::set<peer_id>& workers, bool may_wait, const std::string& why,
+                       double now_s);
+  /// Whether a rank that began to wait can go on: not as long as all wait and none has moved for so long.
+  [[nodiscard]] bool stands_still(const job_entry& job, double for_s, double now_s) const;
+  void move_the_cut_off(double now_s);
   /// Goes as far as it can with the ranks that have no worker.
   void recover(job_entry& job, double now_s);
   void recover_all(double now_s);
@@ -312,6 +323,11 @@ class coordinator_logic {
   std::map<job_id, job_entry> jobs_;  ///< those that run, by their run's number
   job_id last_run_ = 0;
   std::deque<job_status> ended_;  ///< the last ones
+  struct unkept_end {
+    std::optional<job_started> started;
+    client_update end;
+  };
+  std::map<job_id, unkept_end> unkept_ends_;
   memory_store memory_;
   job_store& store_;
   std::uint64_t epoch_ = 0;

@@ -19,12 +19,12 @@ void coordinator_logic::lose_ranks_of(job_entry& job, peer_id worker, const work
     const auto place = fmt::format("{}/{}", gone.who.node, gone.who.device);
     if (r.attempt >= static_cast<std::uint32_t>(limits_.replays_max)) {
       const auto how_often = r.attempt == 0 ? std::string() : fmt::format(", after {} replays of the shard", r.attempt);
-      return fail(job.run, {fault_code::lost_peer, fmt::format("the worker is gone ({}){}", why, how_often),
+      return fail(job.run, {fault_code::lost_peer, why + how_often,
                             fmt::format("rank {}, device {}, layer {}", rank, place, r.progress.layer)});
     }
     if (r.replay) close_replay(job, static_cast<int>(rank), now_s);
-    r.replay = {fmt::format("device {}: the worker is gone ({})", place, why),
-                r.prefill ? model_.shape.layers - 1 : r.progress.layer, now_s, (now_s - gone.heard_s) * 1000};
+    r.replay = {fmt::format("device {}: {}", place, why), r.prefill ? model_.shape.layers - 1 : r.progress.layer, now_s,
+                (now_s - gone.heard_s) * 1000};
     ++r.attempt;
     r.worker = 0;
     r.ready = false;
@@ -36,6 +36,80 @@ void coordinator_logic::lose_ranks_of(job_entry& job, peer_id worker, const work
   // Those that have answered so far wait for the lost one; all are asked again once it is back.
   if (job.now == stage::answering) job.now = stage::prefilling;
   if (job.now > stage::reserving) fence(job, now_s);
+}
+
+bool coordinator_logic::move_ranks_from(job_entry& job, const std::set<peer_id>& workers, bool may_wait,
+                                        const std::string& why, double now_s) {
+  const bool there_is_another = std::ranges::any_of(workers_, [&](const auto& entry) {
+    return !workers.contains(entry.first) && !job.unfit_workers.contains(entry.first) &&
+           relay_of(entry.second.who.node) != 0;
+  });
+  // One that is down for the moment may be back in time.
+  const bool there_may_be = may_wait && std::ranges::any_of(joined_, [&](const auto& place) {
+                              return std::ranges::none_of(workers, [&](peer_id id) {
+                                return place == std::pair(workers_.at(id).who.node, workers_.at(id).who.device);
+                              });
+                            });
+  if (!there_is_another && !there_may_be) return false;
+  job.unfit_workers.insert(workers.begin(), workers.end());
+  const job_id run = job.run;
+  for (const peer_id worker : workers) {
+    auto* still = find(run);
+    if (!still) return true;  // it has ended over this
+    actions_.push_back(to_worker{worker, release_job{run}});
+    const auto left = workers_.at(worker);
+    if (std::ranges::any_of(still->ranks, [&](const rank_entry& r) { return r.worker == worker; }))
+      lose_ranks_of(*still, worker, left, why, now_s);
+  }
+  return true;
+}
+
+bool coordinator_logic::stands_still(const job_entry& job, double for_s, double now_s) const {
+  if (job.now < stage::prefilling || now_s - job.moved_s <= for_s) return false;
+  // A rank that computes is slow, however long its chunk takes, and whoever waits for it is right to.
+  return std::ranges::all_of(job.ranks, [&](const rank_entry& r) {
+    const bool done = job.now == stage::prefilling ? r.prefill.has_value() : r.answer.has_value();
+    return done || r.progress.waiting_for >= 0;
+  });
+}
+
+void coordinator_logic::move_the_cut_off(double now_s) {
+  if (limits_.cut_off_s <= 0) return;
+  struct pair {
+    job_id run = 0;
+    std::string moved;
+    std::string other;
+  };
+  std::vector<pair> cut_off;
+  for (const auto& [run, job] : jobs_) {
+    if (!stands_still(job, limits_.cut_off_s, now_s)) continue;
+    // Two that wait for each other cannot reach each other; else the lowest rank is the one that holds up the rest.
+    std::optional<std::pair<std::size_t, std::size_t>> found;
+    for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
+      const auto& r = job.ranks[rank];
+      const bool done = job.now == stage::prefilling ? r.prefill.has_value() : r.answer.has_value();
+      if (done || r.progress.waiting_for >= static_cast<int>(job.ranks.size())) continue;
+      const auto source = static_cast<std::size_t>(r.progress.waiting_for);
+      if (!workers_.contains(r.worker) || !workers_.contains(job.ranks[source].worker)) continue;
+      if (job.plan.shards[rank].node == job.plan.shards[source].node) continue;
+      const bool mutual = job.ranks[source].progress.waiting_for == static_cast<int>(rank);
+      if (!found || mutual) found = {rank, source};
+      if (mutual) break;
+    }
+    if (!found) continue;
+    const auto& [low, high] = std::minmax(found->first, found->second);
+    cut_off.push_back({run, job.plan.shards[high].node, job.plan.shards[low].node});
+  }
+  for (const auto& [run, moved, other] : cut_off) {
+    auto* job = find(run);
+    if (!job) continue;
+    std::set<peer_id> workers;
+    for (const auto& [id, worker] : workers_) {
+      if (worker.who.node == moved) workers.insert(id);
+    }
+    static_cast<void>(move_ranks_from(
+        *job, workers, false, fmt::format("nodes {} and {} do not seem to reach each other", moved, other), now_s));
+  }
 }
 
 void coordinator_logic::fence(job_entry& job, double now_s) {
@@ -95,7 +169,9 @@ std::map<int, peer_id> coordinator_logic::places_for_lost_ranks(const job_entry&
     const std::pair<const peer_id, worker_entry>* best = nullptr;
     for (const auto& entry : workers_) {
       const peer_id relay = relay_of(entry.second.who.node);
-      if (relay == 0 || job.relays_without_room.contains(relay) || r.without_room.contains(entry.first)) continue;
+      if (relay == 0 || job.relays_without_room.contains(relay) || r.without_room.contains(entry.first) ||
+          job.unfit_workers.contains(entry.first))
+        continue;
       if (!best || worse(entry) < worse(*best)) best = &entry;
     }
     if (!best) return {};

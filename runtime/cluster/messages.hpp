@@ -151,7 +151,8 @@ struct chosen_units {
   int rank = 0;
   int layer = 0;
   int kv_heads = 0;
-  std::vector<std::int32_t> indices;  ///< (n_kv, units), document indices
+  std::vector<std::int32_t> indices;  ///< (n_kv, units), document indices; empty where nothing is passed on
+  std::uint64_t kv_checksum{};        ///< of the layer's keys and values of B_h
 
   bool operator==(const chosen_units&) const = default;
 };
@@ -293,6 +294,14 @@ struct log_failed {
 
   bool operator==(const log_failed&) const = default;
 };
+/// A block of this node's own rank was damaged in the log, which does not hold it any more: the rank is to give it again.
+struct block_damaged {
+  job_id job = 0;
+  int rank = 0;
+  int layer = 0;
+
+  bool operator==(const block_damaged&) const = default;
+};
 /// What the relay holds of a job, once it takes no block of an earlier attempt any more.
 struct job_fenced {
   job_id job = 0;
@@ -309,8 +318,8 @@ struct worker_ended {
 
   bool operator==(const worker_ended&) const = default;
 };
-using relay_report =
-    std::variant<relay_ready, relay_alive, log_reserved, log_refused, log_failed, job_fenced, worker_ended>;
+using relay_report = std::variant<relay_ready, relay_alive, log_reserved, log_refused, log_failed, job_fenced,
+                                  worker_ended, block_damaged>;
 
 // ---- client and coordinator ----
 

@@ -135,7 +135,9 @@ void worker_logic::device_said_this(const prefill_done& event) {
   const int layers = static_cast<int>(event.chosen_units.size());
   for (int layer = 0; layer < layers; ++layer) {
     const auto& units = event.chosen_units[static_cast<std::size_t>(layer)];
-    if (!units.empty()) report(chosen_units{event.job, event.rank, layer, event.kv_heads, units});
+    const auto checksum = event.kv_checksums.empty() ? 0 : event.kv_checksums[static_cast<std::size_t>(layer)];
+    if (!units.empty() || checksum != 0)
+      report(chosen_units{event.job, event.rank, layer, event.kv_heads, units, checksum});
   }
   report_trace(event.job, event.rank, event.trace);
   prefill_counts_[{event.job, event.rank}] = event.counts;

@@ -245,6 +245,10 @@ bool device_loop::step(shard& s) {
       s.source.emplace(s.prefill->source());
       if (s.trace) done.trace = s.trace->take();
       s.kv.emplace(s.prefill->take_shard());
+      if (s.keep_chosen_units) {
+        for (int layer = 0; layer < device_.config().layers; ++layer)
+          done.kv_checksums.push_back(kv_checksum(device_, *s.kv, layer));
+      }
       s.prefill.reset();
       on_event_(std::move(done));
     } else {

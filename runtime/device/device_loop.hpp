@@ -77,6 +77,7 @@ struct prefill_done {
   transport_counts counts;
   int kv_heads = 0;
   std::vector<std::vector<std::int32_t>> chosen_units;  ///< per layer (n_kv, units), if they were to be kept
+  std::vector<std::uint64_t> kv_checksums{};            ///< per layer, likewise
   rank_trace trace;                                     ///< empty unless it was to be recorded
 };
 struct token_chosen {

@@ -34,7 +34,7 @@ void write_dump(const std::filesystem::path& path, std::span<const float> first_
                 std::span<const selected_units> selected) {
   // Sized in advance: the views borrow the names.
   std::vector<std::string> names;
-  names.reserve(selected.size());
+  names.reserve(2 * selected.size());
   std::vector<tensor_view> tensors;
   tensors.push_back({"first_logits",
                      tensor_type::f32,
@@ -46,6 +46,12 @@ void write_dump(const std::filesystem::path& path, std::span<const float> first_
   std::ranges::sort(ordered, {}, [](const selected_units* s) { return std::pair(s->layer, s->rank); });
   for (const auto* each : ordered) {
     const auto& units = *each;
+    if (units.kv_checksum != 0) {
+      tensors.push_back({names.emplace_back(fmt::format("kv_checksum.layer{}.rank{}", units.layer, units.rank)),
+                         tensor_type::i64,
+                         {1},
+                         std::as_bytes(std::span(&units.kv_checksum, 1))});
+    }
     if (units.indices.empty()) continue;
     const auto& name = names.emplace_back(fmt::format("selected.layer{}.rank{}", units.layer, units.rank));
     check(units, name);

@@ -53,6 +53,20 @@ block gather_compressed(device_context& device, const kv_shard& shard, int layer
   return made;
 }
 
+std::uint64_t kv_checksum(device_context& device, const kv_shard& shard, int layer) {
+  const std::array<head_matrix, 2> halves{shard.keys(layer), shard.values(layer)};
+  const auto row = static_cast<std::size_t>(halves[0].heads) * static_cast<std::size_t>(halves[0].dim) *
+                   static_cast<std::size_t>(bytes_of(halves[0].type));
+  std::vector<std::byte> bytes(2 * static_cast<std::size_t>(halves[0].tokens) * row);
+  auto* to = bytes.data();
+  for (const auto& half : halves) {
+    for (std::int64_t token = 0; token < half.tokens; ++token, to += row)
+      device.kernels().download(device.queue(), to, half.slice(token, 1).data, row);
+  }
+  device.kernels().synchronize(device.queue());
+  return checksum_of(bytes);
+}
+
 std::optional<block> compressed_source::gather_again(device_context& device, const kv_shard& shard, int layer) const {
   const auto& chosen = chosen_.at(static_cast<std::size_t>(layer));
   if (chosen.empty()) return std::nullopt;

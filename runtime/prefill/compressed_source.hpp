@@ -22,6 +22,9 @@ inline block_key compressed_key(job_id job, int layer, int rank) {
 /// device memory.
 block gather_compressed(device_context& device, const kv_shard& shard, int layer, std::span<const std::int32_t> chosen);
 
+/// Of a layer's keys and values, to compare them with another run's: not on the way of a job. On the device's compute thread.
+std::uint64_t kv_checksum(device_context& device, const kv_shard& shard, int layer);
+
 /// What a finished rank remembers of its choice, so that its compressed blocks can be made again for a relay that has lost them.
 /// Host memory; goes with the rank's KV shard.
 class compressed_source {

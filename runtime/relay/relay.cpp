@@ -107,8 +107,8 @@ void relay::received(const std::string& from, message&& m) {
         outbox_.acknowledged(from, *deliveries);
       }
       return;
-    case message_kind::answer:
-    case message_kind::direct: return;  // not for a relay
+    case message_kind::answer: return take(from, m);  // a block that was damaged here
+    case message_kind::direct: return;                // not for a relay
   }
 }
 
@@ -156,15 +156,33 @@ void relay::perform(std::vector<relay_action>&& actions, const std::shared_ptr<c
       report_(std::move(*report));
       continue;
     }
+    if (const auto* ask = std::get_if<ask_for_block>(&action)) {
+      send(ask->from, {.kind = message_kind::want, .key = ask->key, .targets = {}, .payload = nullptr});
+      continue;
+    }
     const auto& sending = std::get<send_block>(action);
     std::shared_ptr<const block> b = at_hand;
     try {
       if (!b) b = log_.get(sending.key);
     } catch (const fault& why) {
-      give_up(sending.key.job, why);
+      if (why.code() != fault_code::corruption || !comes_again(sending)) give_up(sending.key.job, why);
     }
     if (b) send(sending, std::move(b));
   }
+}
+
+bool relay::comes_again(const send_block& damaged) {
+  std::vector<relay_action> actions;
+  {
+    // Nobody may put it while the log still says that it is there.
+    const std::lock_guard nothing_offered(offering_);
+    log_.forget(damaged.key);
+    const std::lock_guard lock(mutex_);
+    if (!logic_.block_was_damaged(damaged)) return false;
+    actions = logic_.take_actions();
+  }
+  perform(std::move(actions));
+  return true;
 }
 
 void relay::send(const send_block& action, std::shared_ptr<const block>&& b) {

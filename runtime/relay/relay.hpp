@@ -45,6 +45,8 @@ class relay final : private messenger::listener {
   void take(const std::string& from, const message& m);
   /// `at_hand`: the block that the actions are about, where it need not be looked up.
   void perform(std::vector<relay_action>&& actions, const std::shared_ptr<const block>& at_hand = nullptr);
+  /// A block that the log gave back damaged. False: it cannot be had again.
+  bool comes_again(const send_block& damaged);
   void send(const send_block& action, std::shared_ptr<const block>&& b);
   void send(const std::string& to, message&& m);
   /// The job's log cannot be kept, or not be sent to where it must go.

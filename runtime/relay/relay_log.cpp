@@ -28,18 +28,26 @@ class relay_log::job_room {
     std::int64_t offset = 0;
     {
       const std::lock_guard lock(mutex_);
-      if (entries_.contains(key)) return false;
-      if (const std::int64_t used = memory_used_ + disk_used_; used + bytes > memory_bytes_ + disk_bytes_) {
+      const auto known = entries_.find(key);
+      if (known != entries_.end() && !known->second.forgotten) return false;
+      if (known != entries_.end()) {
+        if (known->second.bytes != bytes)
+          throw fault(fault_code::corruption, "a block of another length", describe(key));
+        first_bytes = known->second.first_bytes;
+        offset = known->second.offset;
+      } else if (const std::int64_t used = memory_used_ + disk_used_; used + bytes > memory_bytes_ + disk_bytes_) {
         throw fault(fault_code::internal,
                     fmt::format("a block of {} bytes exceeds the job's log of {}, {} used", bytes,
                                 memory_bytes_ + disk_bytes_, used),
                     describe(key));
       }
-      // One block may stand across the edge, so that none of the room is lost to it.
-      first_bytes = std::min(bytes, memory_bytes_ - memory_used_);
-      offset = disk_used_;
-      memory_used_ += first_bytes;
-      disk_used_ += bytes - first_bytes;
+      if (known == entries_.end()) {
+        // One block may stand across the edge, so that none of the room is lost to it.
+        first_bytes = std::min(bytes, memory_bytes_ - memory_used_);
+        offset = disk_used_;
+        memory_used_ += first_bytes;
+        disk_used_ += bytes - first_bytes;
+      }
       auto& e = entries_[key];
       e = {.checksum = b->checksum, .bytes = bytes, .offset = offset};
       if (first_bytes == bytes) {
@@ -64,6 +72,19 @@ class relay_log::job_room {
     e.memory = std::move(first);
     count(e);
     return true;
+  }
+
+  void forget(const block_key& key) {
+    const std::lock_guard lock(mutex_);
+    const auto found = entries_.find(key);
+    if (found == entries_.end() || !found->second.memory) return;
+    auto& e = found->second;
+    e.first_bytes = static_cast<std::int64_t>(e.memory->bytes.size());
+    --held_.blocks;
+    held_.bytes -= e.bytes;
+    held_.disk_bytes -= e.bytes - e.first_bytes;
+    e.memory.reset();
+    e.forgotten = true;
   }
 
   [[nodiscard]] bool holds(const block_key& key) const { return find(key).memory != nullptr; }
@@ -103,7 +124,9 @@ class relay_log::job_room {
         memory{};                ///< the first bytes, mostly all of them; null while the rest is being written
     std::uint64_t checksum = 0;  ///< of all
     std::int64_t bytes = 0;
-    std::int64_t offset = 0;  ///< in the file, of what is not in memory
+    std::int64_t offset = 0;       ///< in the file, of what is not in memory
+    bool forgotten = false;        ///< it was damaged: its room waits for it to be put again
+    std::int64_t first_bytes = 0;  ///< of a forgotten one, in memory
   };
 
   [[nodiscard]] entry find(const block_key& key) const {
@@ -197,6 +220,10 @@ std::shared_ptr<const block> relay_log::get(const block_key& key) const {
                 describe(key));
   }
   return found;
+}
+
+void relay_log::forget(const block_key& key) {
+  if (const auto room = room_of(key.job)) room->forget(key);
 }
 
 std::vector<block_key> relay_log::keys(job_id job) const {

@@ -45,6 +45,8 @@ class relay_log {
   [[nodiscard]] bool read(const block_key& key, std::span<const std::span<std::byte>> parts) const;
   /// The block itself, to be sent on; null: not here (yet). What was on the disk is verified: fault(corruption).
   [[nodiscard]] std::shared_ptr<const block> get(const block_key& key) const;
+  /// What `get` or `read` found damaged is not held any more, and may be put again, into the same room.
+  void forget(const block_key& key);
   [[nodiscard]] std::vector<block_key> keys(job_id job) const;
   /// Drops a job's blocks and reservation; does nothing where there is none.
   void release(job_id job);

@@ -138,6 +138,16 @@ job_fenced read(const JobFenced& in, const place& at) {
   return {.job = in.job(), .round = in.round(), .held = read_all(in.held(), at, "held")};
 }
 
+void write(const block_damaged& from, BlockDamaged& to) {
+  to.set_job(from.job);
+  to.set_rank(from.rank);
+  to.set_layer(from.layer);
+}
+
+block_damaged read(const BlockDamaged& in, const place& at) {
+  return {.job = in.job(), .rank = rank(in.rank(), at / "rank"), .layer = layer(in.layer(), at / "layer")};
+}
+
 void write(const worker_ended& from, WorkerEnded& to) {
   to.set_device(from.device);
   to.set_how(from.how);
@@ -191,6 +201,7 @@ std::string encode(const relay_report& report) {
                  [&](const log_failed& r) { write(r, *to.mutable_log_failed()); },
                  [&](const job_fenced& r) { write(r, *to.mutable_job_fenced()); },
                  [&](const worker_ended& r) { write(r, *to.mutable_worker_ended()); },
+                 [&](const block_damaged& r) { write(r, *to.mutable_block_damaged()); },
              },
              report);
   return to.SerializeAsString();
@@ -208,6 +219,7 @@ relay_report decode_relay_report(std::string_view bytes) {
     case in.kLogFailed: return read(in.log_failed(), place("log_failed"));
     case in.kJobFenced: return read(in.job_fenced(), place("job_fenced"));
     case in.kWorkerEnded: return read(in.worker_ended(), place("worker_ended"));
+    case in.kBlockDamaged: return read(in.block_damaged(), place("block_damaged"));
     case in.KIND_NOT_SET: break;
   }
   refuse(at / "kind", "missing or unknown");

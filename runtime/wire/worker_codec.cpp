@@ -343,6 +343,7 @@ void write(const chosen_units& from, ChosenUnits& to) {
   to.set_layer(from.layer);
   to.set_kv_heads(from.kv_heads);
   append(from.indices, *to.mutable_indices());
+  to.set_kv_checksum(from.kv_checksum);
 }
 
 chosen_units read(const ChosenUnits& in, const place& at) {
@@ -350,7 +351,8 @@ chosen_units read(const ChosenUnits& in, const place& at) {
                      .rank = rank(in.rank(), at / "rank"),
                      .layer = layer(in.layer(), at / "layer"),
                      .kv_heads = within(in.kv_heads(), 1, INT32_MAX, at / "kv_heads"),
-                     .indices = ids(in.indices(), at / "indices")};
+                     .indices = ids(in.indices(), at / "indices"),
+                     .kv_checksum = in.kv_checksum()};
   if (in.indices_size() % units.kv_heads != 0) {
     refuse(at / "indices", fmt::format("{} indices are no rows for {} KV heads", in.indices_size(), units.kv_heads));
   }

@@ -1,8 +1,11 @@
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <random>
 #include <set>
 #include <sstream>
@@ -250,6 +253,71 @@ TEST(hosts, a_node_with_certificates_of_another_cluster_is_not_let_in) {
   const auto refused = run_baton({"status", "--config", config});
   EXPECT_EQ(refused.exit_code, 1) << refused.out;
   EXPECT_EQ(run_baton({"status", "--config", cluster.config()}).exit_code, 0);
+}
+
+TEST(hosts, two_live_nodes_that_cannot_reach_each_other_do_not_fail_a_job) {
+  fs::current_path(source);
+  const temporary_directory folder;
+  const auto settings =
+      folder.write("settings.yaml", "timeouts: {silence: 20s, exchange: 9s}\nrecovery: {replays: 5}\n").string();
+  const auto s = samples_of("archive-2k").at(1);
+  const host_cluster cluster("--nodes 3 --devices 1 --settings " + settings);
+  UP_OR_SKIP(cluster);
+  const auto answer_to = [&](const std::string& command, const std::string& config) {
+    const auto out = (folder.path() / (command + ".json")).string();
+    const auto result = run_baton(std::vector<std::string>{command, "--config", config} +
+                                  job_of(s.document, s.question) + std::vector<std::string>{"--json", out, "--quiet"});
+    EXPECT_EQ(result.exit_code, 0) << result.err << cluster.logs();
+    return result.exit_code == 0 ? json_of(out) : json();
+  };
+  const auto undisturbed = answer_to("run", quickstart);
+  // The coordinator still reaches both.
+  for (const auto& [here, there] : {std::pair<std::string, std::string>{"n1", "n2"}, {"n2", "n1"}})
+    ASSERT_EQ(shell("ip -n " + cluster.host(here) + " route add blackhole " + cluster.address(there) + "/32").out, "");
+  const auto disturbed = answer_to("submit", cluster.config());
+  ASSERT_TRUE(disturbed.is_object());
+  EXPECT_EQ(disturbed.at("answer_ids"), undisturbed.at("answer_ids"));
+  ASSERT_FALSE(disturbed.at("replays").empty());
+  std::string causes;
+  for (const auto& replay : disturbed.at("replays")) causes += replay.at("cause").get<std::string>() + "\n";
+  EXPECT_THAT(causes, HasSubstr("do not seem to reach each other"));
+}
+
+TEST(hosts, a_node_that_is_cut_off_loses_its_ranks_and_takes_part_again_when_it_is_back) {
+  fs::current_path(source);
+  const temporary_directory folder;
+  const auto settings = folder.write("settings.yaml", "timeouts: {silence: 2500ms, client: 30s}\n").string();
+  const auto s = samples_of("archive-32k").at(0);
+  const host_cluster cluster("--nodes 3 --devices 1 --settings " + settings);
+  UP_OR_SKIP(cluster);
+  const auto out = (folder.path() / "out.json").string();
+  const auto submit = [&] {
+    return std::make_unique<baton_process>(std::vector<std::string>{"submit", "--config", cluster.config()} +
+                                           job_of(s.document, s.question) + std::vector<std::string>{"--json", out});
+  };
+  const auto job = submit();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (job->err_so_far().find("prefill  ") == std::string::npos && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  shell("ip -n " + cluster.host("n2") + " link set eth0 down");
+  const auto disturbed = job->wait();
+  ASSERT_EQ(disturbed.exit_code, 0) << disturbed.err << cluster.logs();
+  EXPECT_FALSE(json_of(out).at("replays").empty());
+  const auto answer = json_of(out).at("answer_ids");
+  shell("ip -n " + cluster.host("n2") + " link set eth0 up");
+  bool whole = false;
+  for (int i = 0; i < 600 && !whole; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    const auto status = run_baton({"status", "--config", cluster.config(), "--json"});
+    if (status.exit_code != 0) continue;
+    const auto nodes = json::parse(status.out).at("nodes");
+    whole = std::ranges::all_of(nodes, [](const json& n) { return n.at("devices").at(0).at("state") == "idle"; });
+  }
+  EXPECT_TRUE(whole) << cluster.logs();
+  const auto calm = submit()->wait();
+  ASSERT_EQ(calm.exit_code, 0) << calm.err;
+  EXPECT_EQ(json_of(out).at("answer_ids"), answer);
+  EXPECT_TRUE(json_of(out).at("replays").empty());
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ using testing::HasSubstr;
 /// What a run has left.
 struct outcome {
   json result;
-  std::string dump;  ///< first logits and every chosen unit
+  std::string dump;  ///< first logits, every chosen unit, and checksums of every rank's keys and values in every layer
   std::string err;
 };
 
@@ -71,7 +71,8 @@ struct replay : testing::Test {
   void expect_the_same(const outcome& disturbed) const {
     const auto undisturbed = run_with(nullptr);
     ASSERT_FALSE(undisturbed.dump.empty());
-    EXPECT_TRUE(disturbed.dump == undisturbed.dump) << "logits or chosen units differ";
+    EXPECT_NE(undisturbed.dump.find("kv_checksum.layer0.rank7"), std::string::npos);
+    EXPECT_TRUE(disturbed.dump == undisturbed.dump) << "logits, chosen units or KV differ";
     EXPECT_EQ(disturbed.result.at("answer_ids"), undisturbed.result.at("answer_ids"));
     EXPECT_TRUE(undisturbed.result.at("replays").empty());
   }
@@ -91,6 +92,16 @@ TEST_F(replay, of_a_killed_workers_ranks_gives_the_same_bits) {
   EXPECT_THAT(replayed(disturbed), ElementsAre(4, 5));
   EXPECT_THAT(disturbed.err, HasSubstr("rank 4 is computed again on"));
   for (const auto& one : disturbed.result.at("replays")) EXPECT_LT(one.at("detect_ms").get<double>(), 5000);
+  expect_the_same(disturbed);
+}
+
+TEST_F(replay, of_a_killed_workers_ranks_gives_the_same_bits_in_fp32) {
+  document = document.substr(0, 30'000);
+  options = {"--precision", "fp32"};
+  const auto disturbed =
+      run_with([](const baton_process& run) { kill(pid_of(run, "worker", "west", "cpu1"), SIGKILL); });
+  ASSERT_FALSE(disturbed.dump.empty());
+  EXPECT_THAT(replayed(disturbed), ElementsAre(2, 3));
   expect_the_same(disturbed);
 }
 

@@ -156,8 +156,8 @@ class simulated_cluster::journal final : public job_store {
   }
   [[nodiscard]] std::vector<job_summary> newest(std::size_t) override { return {}; }
 
-  [[nodiscard]] const std::optional<client_update>& last_end() const { return last_end_; }
-  [[nodiscard]] std::size_t ends() const { return ends_; }
+  /// What it has committed, in order.
+  [[nodiscard]] const std::vector<client_update>& ends() const { return ends_; }
   /// What the planted bug has put off.
   void commit_what_is_late() {
     for (const auto& [id, end] : std::exchange(late_, {})) commit(id, {}, end);
@@ -179,15 +179,13 @@ class simulated_cluster::journal final : public job_store {
     job.started = started;
     job.end = end;
     job.state = state_of(end);
-    last_end_ = end;
-    ++ends_;
+    ends_.push_back(end);
   }
 
   simulated_cluster& in_;
   disk& disk_;
   const std::uint64_t generation_;
-  std::optional<client_update> last_end_;
-  std::size_t ends_ = 0;
+  std::vector<client_update> ends_;
   std::vector<std::pair<job_id, client_update>> late_;
 };
 
@@ -349,7 +347,9 @@ bool simulated_cluster::somebody_joins_the_newest() {
 void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& actions) {
   for (auto& action : actions) {
     if (auto* to = std::get_if<to_worker>(&action)) {
-      if (const auto* release = std::get_if<release_job>(&to->command)) check_released(o, release->job);
+      if (const auto* release = std::get_if<release_job>(&to->command);
+          release && !failed_devices_.contains({to->worker, release->job}))
+        check_released(o, release->job);
       if (auto* assign = std::get_if<assign_shard>(&to->command);
           assign && options_.bug == planted_bug::holders_ignored)
         assign->held_layers.clear();
@@ -384,10 +384,12 @@ void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& act
 /// The first that is heard of it: all ranks still are as they were when the job ended.
 void simulated_cluster::check_released(office& o, job_id run) {
   if (!o.released.insert(run).second) return;
-  if (o.released.size() > o.store->ends()) broken("memory of a job is freed only when its end is kept");
+  // An event may end several jobs: each is released right after its end is kept.
+  if (o.released.size() > o.store->ends().size()) broken("memory of a job is freed only when its end is kept");
   if (&o != &newest()) return;
-  const auto* done = std::get_if<job_finished>(&*o.store->last_end());
-  if (!done) broken("no accepted job is lost: " + std::get<job_failed>(*o.store->last_end()).why.what);
+  const auto& end = o.store->ends()[o.released.size() - 1];
+  const auto* done = std::get_if<job_finished>(&end);
+  if (!done) broken("no accepted job is lost: " + std::get<job_failed>(end).why.what);
   std::map<block_key, std::uint32_t> consumed;
   for (const auto& [id, who] : workers_) {
     if (who->joined + 1 != offices_.size()) continue;
@@ -832,6 +834,27 @@ void simulated_cluster::kill_somebody(std::optional<int> which) {
   if (!all.empty()) kill(all[which ? static_cast<std::size_t>(*which) % all.size() : any(all.size())]);
 }
 
+/// As a device loop does: the pass goes, what the shard has finished stays.
+void simulated_cluster::a_device_fails() {
+  std::vector<std::pair<worker*, shard*>> all;
+  for (auto& [id, who] : workers_) {
+    for (auto& [key, s] : who->shards) {
+      if (can_go_on(*who, s)) all.emplace_back(who.get(), &s);
+    }
+  }
+  if (all.empty()) return;
+  const auto [who, s] = all[any(all.size())];
+  ++device_faults_;
+  failed_devices_.emplace(who->id, s->job);
+  if (s->prefilled) {
+    s->asked.reset();
+  } else {
+    s->started = false;
+  }
+  who->logic.device_said(pass_failed{s->job, s->rank, s->layer, fault(fault_code::device, "it broke")});
+  perform(*who);
+}
+
 bool simulated_cluster::a_fault() {
   if (options_.faults) {
     if (faults_ == options_.faults->size() || (*options_.faults)[faults_].at > events_) return false;
@@ -848,6 +871,10 @@ bool simulated_cluster::a_fault() {
   }
   if (deaths_ < options_.deaths_max && chance(300)) {
     kill_somebody();
+    return true;
+  }
+  if (device_faults_ < options_.device_faults_max && chance(400)) {
+    a_device_fails();
     return true;
   }
   if (restarts_ < options_.restarts_max && chance(400)) {

@@ -48,7 +48,8 @@ struct simulation_options {
   int layers = 3;
   int jobs = 2;
   int deaths_max = 2;
-  int restarts_max = 0;  ///< of the coordinator
+  int restarts_max = 0;       ///< of the coordinator
+  int device_faults_max = 0;  ///< in workers that live on
   planted_bug bug = planted_bug::none;
   std::optional<std::vector<planned_fault>> faults{};  ///< in their order, instead of faults at random instants
 };
@@ -125,6 +126,7 @@ class simulated_cluster {
   void kill(peer_id who);
   void kill_somebody(std::optional<int> which = {});
   [[nodiscard]] bool a_fault();
+  void a_device_fails();
   [[nodiscard]] bool one_step();
   [[nodiscard]] std::string where_everybody_is() const;
 
@@ -145,7 +147,9 @@ class simulated_cluster {
   std::map<std::string, std::unique_ptr<told>> jobs_;  ///< by request id
   int deaths_ = 0;
   int restarts_ = 0;
-  std::size_t faults_ = 0;  ///< of options_.faults
+  int device_faults_ = 0;
+  std::set<std::pair<peer_id, job_id>> failed_devices_;  ///< whoever has failed at a run may drop it
+  std::size_t faults_ = 0;                               ///< of options_.faults
   std::int64_t events_ = 0;
   int replays_ = 0;
   int ended_ = 0;

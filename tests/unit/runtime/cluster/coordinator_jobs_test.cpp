@@ -28,6 +28,7 @@ class lasting_store final : public job_store {
   std::optional<stored_job> find(const std::string& request_id) override { return jobs_.find(request_id); }
   std::vector<std::int32_t> ids_of(job_id id) override { return jobs_.ids_of(id); }
   void ended(job_id id, const std::optional<job_started>& started, const client_update& end) override {
+    if (full) throw fault(fault_code::out_of_memory, "no space left on device", "the journal");
     jobs_.ended(id, started, end);
   }
   std::vector<stored_job> unfinished() override { return jobs_.unfinished(); }
@@ -319,7 +320,8 @@ TEST_F(coordinator_jobs, what_cannot_be_kept_is_not_accepted) {
   store.full = true;
   submit(alice, request("a"));
   EXPECT_THAT(told<job_accepted>(alice), IsEmpty());
-  EXPECT_EQ(told<job_refused>(alice).at(0).why.what, "no space left on device");
+  EXPECT_EQ(told<job_refused>(alice).at(0).why.what,
+            "the job cannot be kept, and so is not taken: no space left on device");
   EXPECT_EQ(logic->jobs(), 0u);
 }
 
@@ -384,6 +386,29 @@ TEST_F(coordinator_jobs, the_newer_worker_of_a_device_takes_the_place_of_the_old
   ASSERT_EQ(actions.size(), 1u);
   EXPECT_EQ(std::get<dismiss>(actions[0]).peer, worker_b);
   EXPECT_EQ(logic->workers(), 2u);
+}
+
+TEST_F(coordinator_jobs, an_end_that_a_full_disk_does_not_take_is_told_and_kept_when_there_is_room) {
+  begin();
+  submit(alice, request("a"));
+  ASSERT_EQ(told<job_accepted>(alice).size(), 1u);
+  store.full = true;
+  submit(bob, request("b"));
+  ASSERT_EQ(told<job_refused>(bob).size(), 1u);
+  EXPECT_THAT(told<job_refused>(bob)[0].why.what, HasSubstr("the job cannot be kept, and so is not taken"));
+  logic->client_said(alice, cancel_job{1}, now);
+  take();
+  EXPECT_EQ(told<job_failed>(alice).size(), 1u) << "whoever asked need not wait for the disk";
+  EXPECT_FALSE(store.find(1)->end);
+  // Whoever asks now hears it too.
+  logic->client_said(bob, follow_job{1}, now);
+  take();
+  EXPECT_EQ(told<job_failed>(bob).size(), 1u);
+  logic->tick(now += 1);
+  EXPECT_FALSE(store.find(1)->end);
+  store.full = false;
+  logic->tick(now += 1);
+  EXPECT_TRUE(store.find(1)->end);
 }
 
 }  // namespace

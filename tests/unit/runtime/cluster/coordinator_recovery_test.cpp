@@ -1,3 +1,5 @@
+#include <set>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -15,10 +17,12 @@ constexpr peer_id west0 = 1, west1 = 2, east0 = 3, east1 = 4, west_relay = 5, ea
 /// A job of four ranks of three layers, one on each of two nodes' two devices, that has come as far as its prefill.
 struct recovery : testing::Test {
   served_model model{4096, 100, true, {.layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 8, .element_bytes = 2}};
-  coordinator_logic logic{model, {.silence_s = 5, .replays_max = 2, .replacement_s = 10}};
+  coordinator_logic logic;
   double now = 100;
   std::vector<coordinator_action> actions;
 
+  explicit recovery(const coordinator_limits& how = {.silence_s = 5, .replays_max = 2, .replacement_s = 10})
+      : logic(model, how) {}
   void SetUp() override {
     logic.worker_joined(west0, {"west", "d0", "cpu", 0, "w0", 1}, now);
     logic.worker_joined(west1, {"west", "d1", "cpu", 0, "w1", 2}, now);
@@ -326,6 +330,105 @@ TEST_F(recovery, a_replay_is_told_with_what_it_took) {
   EXPECT_DOUBLE_EQ(replays[0].seconds, 2.5);
   EXPECT_DOUBLE_EQ(replays[0].detect_ms, 500);
   EXPECT_FALSE(replays[0].on_other_class);
+}
+
+TEST_F(recovery, a_device_that_fails_in_a_living_worker_is_replaced_by_another) {
+  progress(1, 2);
+  logic.worker_said(east1, shard_failed{1, 1, 2, {fault_code::device, "it broke", "matmul"}}, now);
+  take();
+  EXPECT_THAT(said_to_client<job_failed>(), IsEmpty());
+  EXPECT_THAT(said_to_workers<release_job>(), ElementsAre(std::pair(east1, release_job{1})))
+      << "nothing of the old attempt stays there";
+  EXPECT_EQ(said_to_relays<fence_job>().size(), 2u);
+  fenced(1, {}, {{1, {0, 1}}});
+  const auto assigned = said_to_workers<assign_shard>();
+  ASSERT_EQ(assigned.size(), 1u);
+  EXPECT_NE(assigned[0].first, east1);
+  EXPECT_EQ(said_to_client<shard_moved>().at(0).cause, "device east/d1: its device failed (matmul: it broke)");
+  // Whatever fails next: that worker gets no rank of this job again.
+  for (const peer_id other : {east0, west0}) {
+    logic.worker_lost(other, "killed", now);
+    take();
+    fenced(other == east0 ? 2 : 3, {}, {});
+    EXPECT_THAT(said_to_workers<assign_shard>(), testing::Not(IsEmpty()));
+    for (const auto& [worker, command] : said_to_workers<assign_shard>()) EXPECT_NE(worker, east1);
+  }
+}
+
+TEST_F(recovery, a_device_that_fails_while_the_others_are_down_waits_for_one_and_then_fails_its_job_with_the_reason) {
+  for (const peer_id other : {west0, west1, east0}) logic.worker_lost(other, "killed", now);
+  fenced(3, {}, {});
+  logic.worker_said(east1, shard_failed{1, 1, 2, {fault_code::device, "it broke", "matmul"}}, now);
+  fenced(4, {}, {});
+  const double begun = now;
+  while (said_to_client<job_failed>().empty() && now < begun + 20) {
+    now += 0.5;
+    logic.relay_said(west_relay, relay_alive{}, now);
+    logic.relay_said(east_relay, relay_alive{}, now);
+    logic.worker_said(east1, worker_alive{}, now);
+    logic.tick(now);
+    take();
+    EXPECT_THAT(said_to_workers<assign_shard>(), IsEmpty());
+  }
+  EXPECT_GT(now, begun + 10);
+  const auto failed = said_to_client<job_failed>();
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_THAT(failed[0].why.what, HasSubstr("there is no other; start workers again or add devices"));
+}
+
+TEST_F(recovery, of_a_damaged_block_asks_its_rank_for_it) {
+  logic.relay_said(east_relay, block_damaged{1, 1, 2}, now);
+  logic.relay_said(east_relay, block_damaged{1, 70, 2}, now);
+  take();
+  EXPECT_THAT(said_to_workers<give_blocks>(), ElementsAre(std::pair(east1, give_blocks{1, 1, {2}})));
+}
+
+/// As `recovery`, with a short patience for nodes that do not reach each other.
+struct recovery_of_the_cut_off : recovery {
+  recovery_of_the_cut_off()
+      : recovery({.silence_s = 1e9, .stuck_s = 30, .cut_off_s = 10, .replays_max = 2, .replacement_s = 10}) {}
+  void waits(int rank, int for_rank) {
+    logic.worker_said(worker_of(rank), shard_progress{1, rank, 1, 0, for_rank, 9}, now);
+  }
+  void pass(double seconds) {
+    for (const double until = now + seconds; now < until; now += 0.1) logic.tick(now);
+    take();
+  }
+};
+
+TEST_F(recovery_of_the_cut_off, moves_the_higher_ranks_node_to_where_the_others_are) {
+  progress(0, 1);
+  progress(1, 1);
+  finish_prefill(east0, 0);
+  finish_prefill(east1, 1);
+  waits(2, 1);  // the west does not get what the east has
+  waits(3, 1);
+  pass(9);
+  EXPECT_THAT(said_to_relays<fence_job>(), IsEmpty()) << "a link that is slow is not cut";
+  pass(2);
+  std::set<peer_id> released;
+  for (const auto& [worker, command] : said_to_workers<release_job>()) released.insert(worker);
+  EXPECT_EQ(released, (std::set<peer_id>{west0, west1}));
+  EXPECT_THAT(said_to_client<job_failed>(), IsEmpty());
+  logic.relay_said(west_relay, job_fenced{1, 2, {}}, now);
+  logic.relay_said(east_relay, job_fenced{1, 2, {{0, {0, 1, 2}}, {1, {0, 1, 2}}}}, now);
+  take();
+  std::set<peer_id> places;
+  for (const auto& [worker, command] : said_to_workers<assign_shard>()) places.insert(worker);
+  EXPECT_EQ(places, (std::set<peer_id>{east0, east1}));
+  EXPECT_THAT(said_to_client<shard_moved>().at(0).cause,
+              HasSubstr("nodes west and east do not seem to reach each other"));
+}
+
+TEST_F(recovery_of_the_cut_off, leaves_alone_who_waits_for_a_rank_that_computes) {
+  waits(2, 0);
+  waits(3, 0);
+  for (int i = 0; i < 40; ++i) {
+    progress(0, 0);
+    progress(1, 0);
+    pass(1);
+    EXPECT_THAT(said_to_relays<fence_job>(), IsEmpty());
+  }
 }
 
 }  // namespace

@@ -57,6 +57,12 @@ TEST(interleavings, of_deaths_and_a_coordinators_restart_keep_every_promise) {
   EXPECT_EQ(first_broken_promise({.devices = 1, .ranks = 3, .jobs = 1, .deaths_max = 2, .restarts_max = 3}, 600), "");
 }
 
+TEST(interleavings, of_devices_that_fail_in_living_workers_keep_every_promise) {
+  // With one device more than may fail, none of them twice.
+  EXPECT_EQ(first_broken_promise({.ranks = 4, .deaths_max = 0, .device_faults_max = 2}, 400), "");
+  EXPECT_EQ(first_broken_promise({.nodes = 3, .deaths_max = 1, .restarts_max = 1, .device_faults_max = 1}, 400), "");
+}
+
 /// Three ranks on two nodes, and one schedule of messages: what may fail at which of its instants.
 constexpr simulation_options three_ranks{.devices = 1, .ranks = 3, .layers = 2, .jobs = 1};
 

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sqlite3.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -215,6 +216,48 @@ TEST_F(journal_test, lets_nobody_write_who_was_superseded) {
   EXPECT_FALSE(documents().empty()) << "the newer one needs it";
   newer.ended(running, {}, finished(running));
   EXPECT_TRUE(newer.find(running)->end);
+}
+
+TEST_F(journal_test, takes_nothing_where_there_is_no_room_and_goes_on_when_there_is) {
+  // A limit to the size of files stands for a disk that is full: any user may set it. In a process of its own.
+  const int child = fork();
+  if (child == 0) {
+    signal(SIGXFSZ, SIG_IGN);
+    journal j(folder);
+    const auto kept = j.keep(asked("before"), ids);
+    const rlimit full{1, RLIM_INFINITY};
+    setrlimit(RLIMIT_FSIZE, &full);
+    int refused = 0;
+    try {
+      j.keep(asked("document"), std::vector<std::int32_t>(1000, 1));
+    } catch (const fault&) {
+      ++refused;
+    }
+    try {
+      j.keep(asked("row"), ids);  // the document is there already
+    } catch (const fault&) {
+      ++refused;
+    }
+    try {
+      j.ended(kept, {}, finished(kept));
+    } catch (const fault&) {
+      ++refused;
+    }
+    const rlimit room{RLIM_INFINITY, RLIM_INFINITY};
+    setrlimit(RLIMIT_FSIZE, &room);
+    if (refused != 3 || j.find("document") || j.find("row") || j.find(kept)->end) _exit(1);
+    j.ended(kept, {}, finished(kept));
+    j.keep(asked("after"), ids);
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  journal j(folder);
+  ASSERT_EQ(j.unfinished().size(), 1u);
+  EXPECT_EQ(j.unfinished()[0].asked.request_id, "after");
+  EXPECT_TRUE(j.find("before")->end);
+  EXPECT_EQ(documents().size(), 1u);
 }
 
 }  // namespace

@@ -42,6 +42,16 @@ TEST(dump, leaves_out_ranks_that_chose_nothing) {
   EXPECT_EQ(safetensors_file::open(path).tensors().size(), 1U);
 }
 
+TEST(dump, has_the_checksums_of_all_ranks_keys_and_values) {
+  const temporary_directory directory;
+  const auto path = directory.path() / "dump.safetensors";
+  write_dump(path, std::vector<float>{1}, std::vector<selected_units>{{0, 0, 1, {4}, 77}, {0, 1, 1, {}, 78}});
+  const auto file = safetensors_file::open(path);
+  ASSERT_EQ(file.tensors().size(), 4U);
+  EXPECT_EQ(file.at("kv_checksum.layer0.rank1").type, tensor_type::i64);
+  EXPECT_NE(integers(file.at("kv_checksum.layer0.rank0")), integers(file.at("kv_checksum.layer0.rank1")));
+}
+
 TEST(dump, refuses_units_that_do_not_ascend_within_a_head) {
   const temporary_directory directory;
   const auto path = directory.path() / "dump.safetensors";

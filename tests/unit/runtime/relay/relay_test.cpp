@@ -347,7 +347,35 @@ TEST_F(relay_test, passes_on_and_serves_what_lies_on_the_disk) {
   EXPECT_THAT(files_open_in(folder.path()), IsEmpty());
 }
 
-TEST_F(relay_test, a_damaged_disk_fails_its_job_only) {
+TEST_F(relay_test, a_block_that_the_disk_has_damaged_is_asked_for_again_and_served) {
+  const temporary_directory folder;
+  node d(network.make_messenger(),
+         {.memory_bytes_max = 10, .disk_bytes_max = 1 << 20, .disk_directory = folder.path()});
+  // Rank 0 is d's own, rank 1 is b's, and d has a copy of its block.
+  d.said(reserve_log{1, 2000, {d.address(), b.address(), d.address()}});
+  b.said(reserve_log{1, 2000, {d.address(), b.address(), d.address()}});
+  const auto own = key_of(1, 0, 0);
+  const auto copied = key_of(1, 0, 1);
+  rank0.put(d.address(), own, {2, 3}, block_of(own, 1000));
+  rank0.put(b.address(), copied, {2, 3}, block_of(copied, 1000));
+  ASSERT_TRUE(has(d, own));
+  ASSERT_TRUE(has(d, copied));
+  const auto files = files_open_in(folder.path());
+  ASSERT_EQ(files.size(), 1u);
+  ASSERT_EQ(::pwrite(files[0], "damage", 6, 100), 6);
+  ASSERT_EQ(::pwrite(files[0], "damage", 6, 1400), 6);
+  rank0.want(d.address(), copied);
+  EXPECT_TRUE(equal(rank0.answer(copied), block_of(copied, 1000))) << "from its rank's relay";
+  rank0.want(d.address(), own);
+  ASSERT_TRUE(comes_true([&] { return d.reports().size() == 2; }));
+  EXPECT_EQ(std::get<block_damaged>(d.reports()[1]), (block_damaged{1, 0, 0}));
+  rank0.put(d.address(), own, {2, 3}, block_of(own, 1000));
+  EXPECT_TRUE(equal(rank0.answer(own), block_of(own, 1000))) << "from the rank itself";
+  EXPECT_EQ(d.log().held().blocks, 2);
+  EXPECT_EQ(d.log().held().bytes, 2000);
+}
+
+TEST_F(relay_test, a_disk_that_damages_a_block_again_fails_its_job_only) {
   const temporary_directory folder;
   node d(network.make_messenger(),
          {.memory_bytes_max = 10, .disk_bytes_max = 1 << 20, .disk_directory = folder.path()});
@@ -361,7 +389,13 @@ TEST_F(relay_test, a_damaged_disk_fails_its_job_only) {
   d.said(reserve_log{2, 5000, {d.address()}});
   rank0.want(d.address(), key);
   ASSERT_TRUE(comes_true([&] { return d.reports().size() == 3; }));
-  const auto failed = std::get<log_failed>(d.reports()[2]);
+  EXPECT_EQ(std::get<block_damaged>(d.reports()[2]), (block_damaged{1, 0, 0}));
+  rank0.put(d.address(), key, {1, 1}, block_of(key, 1000));
+  EXPECT_TRUE(equal(rank0.answer(key), block_of(key, 1000)));
+  ASSERT_EQ(::pwrite(files[0], "damage", 6, 100), 6);
+  rank0.want(d.address(), key);
+  ASSERT_TRUE(comes_true([&] { return d.reports().size() == 4; }));
+  const auto failed = std::get<log_failed>(d.reports()[3]);
   EXPECT_EQ(failed.job, 1u);
   EXPECT_EQ(failed.why.code, fault_code::corruption);
   EXPECT_THAT(failed.why.what, testing::HasSubstr(folder.path().string()));
@@ -369,7 +403,7 @@ TEST_F(relay_test, a_damaged_disk_fails_its_job_only) {
   rank0.put(d.address(), live, {1, 1}, block_of(live, 1000));
   rank0.want(d.address(), live);
   EXPECT_TRUE(equal(rank0.answer(live), block_of(live, 1000)));
-  EXPECT_EQ(rank0.answers(key), 0u);
+  EXPECT_EQ(rank0.answers(key), 1u);
 }
 
 TEST_F(relay_test, a_directory_that_is_gone_is_told_as_the_reason_why_a_job_cannot_begin) {

@@ -247,7 +247,7 @@ inline shard_finished draw() {
 
 template <>
 inline chosen_units draw() {
-  chosen_units report{any<job_id>(), drawn_rank(), drawn_layer(), between(1, 16), drawn_ids()};
+  chosen_units report{any<job_id>(), drawn_rank(), drawn_layer(), between(1, 16), drawn_ids(), any<std::uint64_t>()};
   report.indices.resize(report.indices.size() / static_cast<std::size_t>(report.kv_heads) *
                         static_cast<std::size_t>(report.kv_heads));
   return report;
@@ -361,6 +361,11 @@ inline relay_ready draw() {
 template <>
 inline relay_alive draw() {
   return {drawn_bytes()};
+}
+
+template <>
+inline block_damaged draw() {
+  return {any<job_id>(), drawn_rank(), drawn_layer()};
 }
 
 template <>
