@@ -1,6 +1,8 @@
 #include "actors/control_plane.hpp"
 
+#include <algorithm>
 #include <optional>
+#include <random>
 
 #include <caf/io/all.hpp>
 #include <caf/openssl/all.hpp>
@@ -20,6 +22,9 @@ using clock = std::chrono::steady_clock;
 // Steps of a join.
 constexpr std::chrono::seconds connect_time_max{2};
 constexpr std::chrono::seconds answer_time_max{5};
+// Between two attempts. A busy coordinator that cannot finish handshakes in time finishes none if all try again at once.
+constexpr std::chrono::milliseconds pause_first{50};
+constexpr std::chrono::milliseconds pause_max{2000};
 
 std::string where_of(const coordinator_address& where) { return fmt::format("{}:{}", where.host, where.port); }
 
@@ -72,11 +77,14 @@ std::uint16_t coordinator_port::open(caf::actor_system& system, const coordinato
 membership join_cluster(caf::actor_system& system, const coordinator_address& where, const cluster_identity* identity,
                         std::chrono::milliseconds patience, const pause_function& pause) {
   const auto deadline = clock::now() + patience;
+  std::minstd_rand random(std::random_device{}());
+  auto pause_next = pause_first;
   for (;;) {
     std::string trouble;
     // A host that does not answer would hold up the one thread of CAF's that connects.
     if (!can_connect(resolved_place(where.host, where.port), connect_time_max)) {
       trouble = "nobody takes connections there";
+      pause_next = pause_first;
     } else if (auto gate = gate_at(system, where, identity)) {
       caf::scoped_actor self(system);
       joiner newcomer(identity);
@@ -94,8 +102,9 @@ membership join_cluster(caf::actor_system& system, const coordinator_address& wh
                   fmt::format("no coordinator let this process in within {} ms ({})", patience.count(), trouble),
                   where_of(where));
     }
-    if (!pause(std::chrono::milliseconds(50)))
+    if (!pause(pause_next))
       throw fault(fault_code::cancelled, "stopped while it looked for the coordinator", where_of(where));
+    pause_next = std::min(pause_max, pause_next * std::uniform_int_distribution<int>(15, 25)(random) / 10);
   }
 }
 

@@ -414,6 +414,7 @@ class flow:
                 done_count += 1
                 self.results.append((job[1][0], state, replays, seconds, text))
                 if state not in ("right", "refused", *honest_ends):
+                    say(f"BROKEN: job {job[0]} ({job[1][0]}): {state}: {text}")
                     self.broken.append(f"job {job[0]} ({job[1][0]}{', detached' if job[2] else ''}) at {time.monotonic() - self.began:.1f} s: {state}: {text}")
                 if done_count % 50 == 0:
                     say(f"{done_count} jobs after {time.monotonic() - flow_began:.0f} s, {sum(self.faults.values())} faults, {len(self.broken)} broken promises")

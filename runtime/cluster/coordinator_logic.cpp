@@ -210,14 +210,9 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
   } else if (const auto* damaged = std::get_if<block_damaged>(&report)) {
     auto* job = find(damaged->job);
     if (!job || damaged->rank >= static_cast<int>(job->ranks.size())) return;
-    auto& rank = job->ranks[static_cast<std::size_t>(damaged->rank)];
-    // Should a fence have been answered before: nobody is to count on this copy.
-    rank.held.erase(damaged->layer);
-    for (auto& blocks : job->held[relay]) {
-      if (blocks.rank == damaged->rank) std::erase(blocks.layers, damaged->layer);
-    }
-    if (rank.worker != 0)
-      actions_.push_back(to_worker{rank.worker, give_blocks{damaged->job, damaged->rank, {damaged->layer}}});
+    // Another relay may hold a copy, and that is the one that counts: all are asked.
+    if (job->now > stage::reserving && job->damaged_blocks.insert({damaged->rank, damaged->layer}).second)
+      fence(*job, now_s);
   } else if (const auto* ended = std::get_if<worker_ended>(&report)) {
     const auto worker = std::ranges::find_if(workers_, [&](const auto& entry) {
       const auto& who = entry.second.who;

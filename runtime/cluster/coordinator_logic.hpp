@@ -201,8 +201,9 @@ class coordinator_logic {
     std::uint32_t fence_round = 0;
     std::uint32_t placed_round = 0;  ///< whose fence has been followed by place_blocks
     std::set<peer_id> fences_awaited;
-    std::map<peer_id, std::vector<rank_layers>> held;  ///< by each relay, at the newest fence
-    std::optional<double> unplaced_since_s;            ///< no device could take a lost shard
+    std::map<peer_id, std::vector<rank_layers>> held;       ///< by each relay, at the newest fence
+    std::set<std::pair<int, std::int32_t>> damaged_blocks;  ///< rank and layer, since the last placing
+    std::optional<double> unplaced_since_s;                 ///< no device could take a lost shard
     std::vector<replay_result> replays;
   };
 
@@ -276,6 +277,8 @@ class coordinator_logic {
   [[nodiscard]] held_blocks held_of(const job_entry& job, int rank) const;
   /// A living rank did not send what others held; what none of them has any more it must.
   void ask_again_for_lost_blocks(job_entry& job);
+  /// What a relay has lost and none of the others holds its rank makes again.
+  void ask_again_for_damaged_blocks(job_entry& job, const std::map<int, peer_id>& places);
   void close_replay(job_entry& job, int rank, double now_s);
   void fail_the_unplaced(double now_s);
 

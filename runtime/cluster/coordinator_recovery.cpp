@@ -194,6 +194,7 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
   }
   if (model_.memory_of) job.needs = model_.memory_of(job.plan);
   ask_again_for_lost_blocks(job);
+  ask_again_for_damaged_blocks(job, places);
   // Relays first: they take no block of a replayed rank before they know which ones count.
   place_blocks blocks{job.run, job.fence_round, {}, {}, {}};
   for (const auto& shard : job.plan.shards) {
@@ -204,6 +205,7 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
     for (auto& [attempt, layers] : by_attempt) blocks.holders.push_back({shard.rank, std::move(layers), attempt});
   }
   auto forwardings = forwardings_of(job);
+  job.damaged_blocks.clear();
   for (const peer_id relay : job.relays) {
     blocks.forwardings = std::move(forwardings[relay]);
     actions_.push_back(to_relay{relay, blocks});
@@ -227,6 +229,15 @@ void coordinator_logic::ask_again_for_lost_blocks(job_entry& job) {
     if (lost.empty()) continue;
     for (const std::int32_t layer : lost) r.held.erase(layer);
     actions_.push_back(to_worker{r.worker, give_blocks{job.run, static_cast<int>(rank), std::move(lost)}});
+  }
+}
+
+void coordinator_logic::ask_again_for_damaged_blocks(job_entry& job, const std::map<int, peer_id>& places) {
+  for (const auto& [rank, layer] : job.damaged_blocks) {
+    // One that has just been placed sends all that nobody holds.
+    if (places.contains(rank) || held_of(job, rank).contains(layer)) continue;
+    actions_.push_back(
+        to_worker{job.ranks[static_cast<std::size_t>(rank)].worker, give_blocks{job.run, rank, {layer}}});
   }
 }
 
@@ -263,7 +274,8 @@ std::map<peer_id, std::vector<place_blocks::forwarding>> coordinator_logic::forw
     }
     for (int source = 0; source < last; ++source) {
       // What a living rank has given to its own relay comes from there by itself, unless nobody here needed it so far.
-      if (!has_replayed && job.ranks[static_cast<std::size_t>(source)].attempt == 0) continue;
+      const bool damaged = std::ranges::any_of(job.damaged_blocks, [&](const auto& b) { return b.first == source; });
+      if (!has_replayed && !damaged && job.ranks[static_cast<std::size_t>(source)].attempt == 0) continue;
       const auto there = held_by(to, source);
       std::set<std::int32_t> missing;
       for (const auto& [layer, attempt] : held_of(job, source)) {

@@ -294,7 +294,7 @@ struct log_failed {
 
   bool operator==(const log_failed&) const = default;
 };
-/// A block of this node's own rank was damaged in the log, which does not hold it any more: the rank is to give it again.
+/// A block was damaged in the log, which does not hold it any more: it is to come again, from another relay or its rank.
 struct block_damaged {
   job_id job = 0;
   int rank = 0;

@@ -39,21 +39,9 @@ bool relay_logic::block_was_damaged(const send_block& sending) {
   auto& job = found->second;
   if (!job.damaged.insert(sending.key).second && job.held.contains(sending.key)) return false;
   job.held.erase(sending.key);
-  // Whoever makes it again, the newest attempt too: its copies elsewhere are the same.
-  if (const auto of_rank = job.holders.find(sending.key.source); of_rank != job.holders.end())
-    of_rank->second.erase(sending.key.layer);
   if (job.waiting[sending.key].insert(sending.to).second) ++job.wants;
-  ask_again_for(job, sending.key);
+  actions_.emplace_back(relay_report(block_damaged{sending.key.job, sending.key.source, sending.key.layer}));
   return true;
-}
-
-void relay_logic::ask_again_for(const job_entry& job, const block_key& key) {
-  const auto& its_relay = key.source < job.relays.size() ? job.relays[key.source] : address_;
-  if (its_relay.empty() || its_relay == address_) {
-    actions_.emplace_back(relay_report(block_damaged{key.job, key.source, key.layer}));
-  } else {
-    actions_.emplace_back(ask_for_block{its_relay, key});
-  }
 }
 
 block_verdict relay_logic::judge(const block_key& key) const {
@@ -164,8 +152,6 @@ void relay_logic::block_wanted(const std::string& from, const block_key& key) {
     actions_.emplace_back(send_block{from, message_kind::answer, key, held->second});
   } else if (job.wants < wants_max && job.waiting[key].insert(from).second) {
     ++job.wants;
-  } else if (job.damaged.contains(key)) {
-    ask_again_for(job, key);  // whoever wants it asks again because it has not come
   }
 }
 

@@ -32,15 +32,7 @@ struct send_block {
   bool operator==(const send_block&) const = default;
 };
 
-/// Another relay is to be asked for a block: it comes as an `answer`.
-struct ask_for_block {
-  std::string from;
-  block_key key;
-
-  bool operator==(const ask_for_block&) const = default;
-};
-
-using relay_action = std::variant<relay_report, send_block, ask_for_block>;
+using relay_action = std::variant<relay_report, send_block>;
 
 /// Decides what a KV relay does: which blocks it keeps, to whom it sends them, what it tells the coordinator. It is told what
 /// became of the log and does not touch it. Events in, actions out; no CAF, no clock, no messenger. One thread at a time.
@@ -63,8 +55,8 @@ class relay_logic {
   /// The log of a job that was admitted cannot be kept: said once, for then the job is not known any more.
   void log_broke(job_id job, const fault& why);
   void job_released(job_id job) { jobs_.erase(job); }
-  /// What the log gave back was damaged when it was to be sent: it is asked for again, from its rank's relay, or where that is this one
-  /// from the rank itself, and sent when it has come. False: that has happened to this block before, so the disk is to blame.
+  /// What the log gave back was damaged when it was to be sent: the coordinator sees to it that it comes again, and it is sent then.
+  /// False: that has happened to this block before, so the disk is to blame.
   [[nodiscard]] bool block_was_damaged(const send_block& sending);
   /// Answered by job_fenced with what is held.
   void job_fenced_by(const fence_job& command);
@@ -107,7 +99,6 @@ class relay_logic {
   /// The other nodes where one of `targets` is, those of lower ranks first.
   [[nodiscard]] std::vector<std::string> others_of(const job_entry& job, rank_range targets) const;
   void keep(job_entry& job, const block_key& key, rank_range targets);
-  void ask_again_for(const job_entry& job, const block_key& key);
 
   const std::string address_;
   std::uint64_t generation_ = 0;  ///< the highest that a command was of

@@ -107,8 +107,8 @@ void relay::received(const std::string& from, message&& m) {
         outbox_.acknowledged(from, *deliveries);
       }
       return;
-    case message_kind::answer: return take(from, m);  // a block that was damaged here
-    case message_kind::direct: return;                // not for a relay
+    case message_kind::answer:
+    case message_kind::direct: return;  // not for a relay
   }
 }
 
@@ -154,10 +154,6 @@ void relay::perform(std::vector<relay_action>&& actions, const std::shared_ptr<c
   for (auto& action : actions) {
     if (auto* report = std::get_if<relay_report>(&action)) {
       report_(std::move(*report));
-      continue;
-    }
-    if (const auto* ask = std::get_if<ask_for_block>(&action)) {
-      send(ask->from, {.kind = message_kind::want, .key = ask->key, .targets = {}, .payload = nullptr});
       continue;
     }
     const auto& sending = std::get<send_block>(action);

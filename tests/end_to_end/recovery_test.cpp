@@ -1,3 +1,4 @@
+#include <cctype>
 #include <chrono>
 #include <csignal>
 #include <functional>
@@ -66,6 +67,17 @@ struct replay : testing::Test {
     // Any line of progress from here on.
     const auto at = err.find("prefill  ");
     return at != std::string::npos;
+  }
+
+  /// How far the prefill is, by the last line of progress.
+  static int percent_of(const std::string& err) {
+    int percent = 0;
+    for (auto at = err.find("prefill "); at != std::string::npos; at = err.find("prefill ", at + 1)) {
+      const auto number = err.find_first_not_of(' ', at + 8);
+      if (number != std::string::npos && std::isdigit(static_cast<unsigned char>(err[number])) != 0)
+        percent = std::stoi(err.substr(number));
+    }
+    return percent;
   }
 
   void expect_the_same(const outcome& disturbed) const {
@@ -137,6 +149,52 @@ TEST_F(replay, of_a_dead_nodes_ranks_gives_the_same_bits) {
   const auto ranks = replayed(disturbed);
   for (int rank = 0; rank < 4; ++rank) EXPECT_THAT(ranks, testing::Contains(rank));
   expect_the_same(disturbed);
+}
+
+TEST_F(replay, of_ranks_whose_replacement_dies_while_it_replays_gives_the_same_bits) {
+  const auto disturbed = run_with([](const baton_process& run) {
+    kill(pid_of(run, "worker", "east", "cpu0"), SIGKILL);
+    const std::string told = "rank 4 is computed again on ";
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    std::string err;
+    while ((err = run.err_so_far()).find(told) == std::string::npos && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    const auto at = err.find(told);
+    ASSERT_NE(at, std::string::npos) << err;
+    const auto place = err.substr(at + told.size(), err.find(':', at) - at - told.size());
+    const auto slash = place.find('/');
+    kill(pid_of(run, "worker", place.substr(0, slash), place.substr(slash + 1)), SIGKILL);
+  });
+  ASSERT_FALSE(disturbed.dump.empty());
+  EXPECT_THAT(replayed(disturbed), testing::IsSupersetOf({4, 4, 5}));
+  expect_the_same(disturbed);
+}
+
+/// Every worker, and so every rank, at the beginning, in the middle and near the end of the prefill.
+TEST_F(replay, full_of_every_workers_ranks_early_and_late_gives_the_same_bits) {
+  const auto undisturbed = run_with(nullptr);
+  ASSERT_FALSE(undisturbed.dump.empty());
+  for (const char* node : {"west", "east"}) {
+    for (const char* device : {"cpu0", "cpu1"}) {
+      for (const int percent : {0, 40, 80}) {
+        const auto disturbed = run_with([&](const baton_process& run) {
+          const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+          while (percent_of(run.err_so_far()) < percent && std::chrono::steady_clock::now() < deadline)
+            std::this_thread::sleep_for(std::chrono::milliseconds(2));
+          kill(pid_of(run, "worker", node, device), SIGKILL);
+        });
+        ASSERT_FALSE(disturbed.dump.empty());
+        EXPECT_TRUE(disturbed.dump == undisturbed.dump) << node << '/' << device << " at " << percent << " %";
+        EXPECT_EQ(disturbed.result.at("answer_ids"), undisturbed.result.at("answer_ids"));
+        for (const int rank : replayed(disturbed)) {
+          const auto place = undisturbed.result.at("ranks").at(static_cast<std::size_t>(rank));
+          EXPECT_EQ(place.at("node").get<std::string>() + "/" + place.at("device").get<std::string>(),
+                    std::string(node) + "/" + device)
+              << "nobody else computes again";
+        }
+      }
+    }
+  }
 }
 
 /// In the answer, which a slow link draws out.

@@ -647,7 +647,7 @@ void simulated_cluster::give(worker& who, shard& s, int layer) {
                       .attempt = s.attempt};
   // Whoever makes a block again that all its holders have lost makes what it was: only devices of one kernel class promise that.
   const auto lost = made_.find(key);
-  const std::uint32_t value = s.left_out.contains(layer) && lost != made_.end()
+  const std::uint32_t value = (s.left_out.contains(layer) || damaged_.contains(key)) && lost != made_.end()
                                   ? lost->second
                                   : static_cast<std::uint32_t>(s.generation) * generation_unit + s.attempt;
   who.given_here[key] = value;
@@ -720,15 +720,26 @@ void simulated_cluster::step_answer(worker& who, shard& s) {
 // ---- relays and blocks: in any order, and again ----
 
 void simulated_cluster::perform(relay& who) {
-  for (auto& action : who.logic.take_actions()) {
-    if (auto* report = std::get_if<relay_report>(&action)) {
-      if (auto& o = *offices_[who.joined]; o.logic) o.reports[who.id].emplace_back(std::move(*report));
-      continue;
+  for (auto actions = who.logic.take_actions(); !actions.empty(); actions = who.logic.take_actions()) {
+    for (auto& action : actions) {
+      if (auto* report = std::get_if<relay_report>(&action)) {
+        if (auto& o = *offices_[who.joined]; o.logic) o.reports[who.id].emplace_back(std::move(*report));
+        continue;
+      }
+      const auto& sending = std::get<send_block>(action);
+      const auto held = who.log.find(sending.key);
+      // Damaged a moment ago: whoever wants it asks again.
+      if (held == who.log.end() && options_.damages_max > 0) continue;
+      if (held == who.log.end()) broken("a relay sends only what it has");
+      if (damages_ < options_.damages_max && chance(40)) {
+        ++damages_;
+        damaged_.insert(sending.key);
+        who.log.erase(held);
+        if (!who.logic.block_was_damaged(sending)) broken("a block is damaged once");
+        continue;
+      }
+      network_.push_back({sending.kind, who.address, sending.to, held->first, sending.targets, held->second, {}});
     }
-    const auto& sending = std::get<send_block>(action);
-    const auto held = who.log.find(sending.key);
-    if (held == who.log.end()) broken("a relay sends only what it has");
-    network_.push_back({sending.kind, who.address, sending.to, held->first, sending.targets, held->second, {}});
   }
 }
 

@@ -50,6 +50,7 @@ struct simulation_options {
   int deaths_max = 2;
   int restarts_max = 0;       ///< of the coordinator
   int device_faults_max = 0;  ///< in workers that live on
+  int damages_max = 0;        ///< of blocks in relays' logs
   planted_bug bug = planted_bug::none;
   std::optional<std::vector<planned_fault>> faults{};  ///< in their order, instead of faults at random instants
 };
@@ -148,6 +149,8 @@ class simulated_cluster {
   int deaths_ = 0;
   int restarts_ = 0;
   int device_faults_ = 0;
+  int damages_ = 0;
+  std::set<block_key> damaged_;
   std::set<std::pair<peer_id, job_id>> failed_devices_;  ///< whoever has failed at a run may drop it
   std::size_t faults_ = 0;                               ///< of options_.faults
   std::int64_t events_ = 0;

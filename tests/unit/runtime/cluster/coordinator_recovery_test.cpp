@@ -376,11 +376,26 @@ TEST_F(recovery, a_device_that_fails_while_the_others_are_down_waits_for_one_and
   EXPECT_THAT(failed[0].why.what, HasSubstr("there is no other; start workers again or add devices"));
 }
 
-TEST_F(recovery, of_a_damaged_block_asks_its_rank_for_it) {
+TEST_F(recovery, of_a_damaged_block_takes_the_copy_of_another_relay_or_asks_its_rank) {
   logic.relay_said(east_relay, block_damaged{1, 1, 2}, now);
   logic.relay_said(east_relay, block_damaged{1, 70, 2}, now);
   take();
+  EXPECT_EQ(said_to_relays<fence_job>().size(), 2u);
+  fenced(1, {{1, {0, 1}}}, {{1, {0, 1}}});
   EXPECT_THAT(said_to_workers<give_blocks>(), ElementsAre(std::pair(east1, give_blocks{1, 1, {2}})));
+  EXPECT_THAT(said_to_workers<assign_shard>(), IsEmpty()) << "nobody computes again";
+
+  logic.relay_said(west_relay, block_damaged{1, 1, 0}, now);
+  fenced(2, {{1, {1, 2}}}, {{1, {0, 1, 2}}});
+  EXPECT_THAT(said_to_workers<give_blocks>(), IsEmpty());
+  for (const auto& [to, command] : said_to_relays<place_blocks>()) {
+    if (to == east_relay) {
+      ASSERT_EQ(command.forwardings.size(), 1u);
+      EXPECT_EQ(command.forwardings[0], (place_blocks::forwarding{"west relay", {1, {0}}}));
+    } else {
+      EXPECT_THAT(command.forwardings, IsEmpty());
+    }
+  }
 }
 
 /// As `recovery`, with a short patience for nodes that do not reach each other.

@@ -63,6 +63,11 @@ TEST(interleavings, of_devices_that_fail_in_living_workers_keep_every_promise) {
   EXPECT_EQ(first_broken_promise({.nodes = 3, .deaths_max = 1, .restarts_max = 1, .device_faults_max = 1}, 400), "");
 }
 
+TEST(interleavings, of_blocks_that_are_damaged_in_relays_logs_keep_every_promise) {
+  EXPECT_EQ(first_broken_promise({.deaths_max = 0, .damages_max = 1}, 400), "");
+  EXPECT_EQ(first_broken_promise({.deaths_max = 2, .restarts_max = 1, .damages_max = 1}, 800), "");
+}
+
 /// Three ranks on two nodes, and one schedule of messages: what may fail at which of its instants.
 constexpr simulation_options three_ranks{.devices = 1, .ranks = 3, .layers = 2, .jobs = 1};
 
