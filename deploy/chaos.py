@@ -6,7 +6,7 @@ baton = os.path.abspath(os.environ.get("BATON", root / "build/release/baton"))
 nodes = ["n0", "n1", "n2"]
 layers = json.loads((root / "models/needle/config.json").read_text())["num_hidden_layers"]
 silence_s = 1.5
-settings = f"""timeouts: {{silence: {int(silence_s * 1000)}ms, exchange: 20s, client: 30s}}
+settings = f"""timeouts: {{silence: {int(silence_s * 1000)}ms, exchange: 20s, client: 5min}}
 recovery: {{replays: 10, replacement: 60s}}
 """
 # A job may end like this and still not be lost: nobody could have helped it.
