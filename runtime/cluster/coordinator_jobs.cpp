@@ -24,7 +24,17 @@ void coordinator_logic::client_said(peer_id client, const client_request& reques
   now_s_ = now_s;
   const auto [entry, is_new] = clients_.try_emplace(client, client_entry{client_outbox(limits_.outbox)});
   entry->second.heard_s = now_s;
-  std::visit([&](const auto& r) { client_asked(client, r, now_s); }, request);
+  try {
+    std::visit([&](const auto& r) { client_asked(client, r, now_s); }, request);
+  } catch (const superseded&) {
+    throw;
+  } catch (const fault& why) {
+    if (why.code() == fault_code::bad_input) throw;
+    // The store cannot even be read: that is told to whoever asks, and no reason to end.
+    actions_.push_back(complain{fmt::format("a request of client {} comes to nothing: {}", client, why.what())});
+    if (const auto* submission = std::get_if<submit_job>(&request))
+      refuse(client, submission->request_id, failure_of(why), now_s);
+  }
   start_what_fits(now_s);
 }
 

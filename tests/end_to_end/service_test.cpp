@@ -4,7 +4,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
 #include "tests/end_to_end/baton_process.hpp"
 #include "tests/end_to_end/samples.hpp"
@@ -208,28 +207,6 @@ TEST_F(service, a_node_that_is_killed_and_started_again_takes_part_again) {
   const auto together = cluster.ask("submit", small_job);
   EXPECT_EQ(together.exit_code, 0) << together.err;
   EXPECT_THAT(together.out, HasSubstr("east/cpu0"));
-}
-
-TEST_F(service, a_journal_without_room_refuses_jobs_and_takes_them_when_there_is) {
-  service_cluster cluster;
-  cluster.start_all();
-  const auto room = [&](rlim_t bytes) {
-    const rlimit limit{bytes, RLIM_INFINITY};
-    ASSERT_EQ(prlimit(cluster.coordinator().pid(), RLIMIT_FSIZE, &limit, nullptr), 0);
-  };
-  const auto running = cluster.begin("submit", with(large_job, {"--quiet"}), large_text);
-  ASSERT_TRUE(cluster.wait_for_state("1", "prefilling"));
-  room(1);
-  const auto refused = cluster.ask("submit", with(small_job, {"--quiet"}));
-  EXPECT_EQ(refused.exit_code, 1);
-  EXPECT_THAT(refused.err, HasSubstr("the job cannot be kept, and so is not taken"));
-  EXPECT_EQ(running->wait().exit_code, 0) << "one that was taken before ends, and is told";
-  room(RLIM_INFINITY);
-  const auto taken = cluster.ask("submit", with(small_job, {"--quiet"}));
-  EXPECT_EQ(taken.exit_code, 0) << taken.err;
-  cluster.kill_coordinator();
-  cluster.start_coordinator();
-  EXPECT_EQ(cluster.state_of("1"), "finished") << "its end was kept when there was room again";
 }
 
 TEST_F(service, a_coordinator_that_is_stopped_goes_on_and_one_that_is_killed_then_is_followed_by_the_next) {

@@ -18,6 +18,7 @@ class lasting_store final : public job_store {
  public:
   std::uint64_t now = 1;
   bool full = false;
+  bool unreadable = false;
 
   [[nodiscard]] std::uint64_t generation() const override { return now; }
   job_id keep(const submit_job& asked, std::span<const std::int32_t> ids) override {
@@ -25,7 +26,10 @@ class lasting_store final : public job_store {
     return jobs_.keep(asked, ids);
   }
   std::optional<stored_job> find(job_id id) override { return jobs_.find(id); }
-  std::optional<stored_job> find(const std::string& request_id) override { return jobs_.find(request_id); }
+  std::optional<stored_job> find(const std::string& request_id) override {
+    if (unreadable) throw fault(fault_code::device, "disk I/O error", "the journal");
+    return jobs_.find(request_id);
+  }
   std::vector<std::int32_t> ids_of(job_id id) override { return jobs_.ids_of(id); }
   void ended(job_id id, const std::optional<job_started>& started, const client_update& end) override {
     if (full) throw fault(fault_code::out_of_memory, "no space left on device", "the journal");
@@ -409,6 +413,17 @@ TEST_F(coordinator_jobs, an_end_that_a_full_disk_does_not_take_is_told_and_kept_
   store.full = false;
   logic->tick(now += 1);
   EXPECT_TRUE(store.find(1)->end);
+}
+
+TEST_F(coordinator_jobs, a_store_that_cannot_be_read_is_told_to_whoever_asks) {
+  begin();
+  store.unreadable = true;
+  submit(alice, request("a"));
+  ASSERT_EQ(told<job_refused>(alice).size(), 1u);
+  EXPECT_EQ(told<job_refused>(alice)[0].why.what, "disk I/O error");
+  store.unreadable = false;
+  submit(alice, request("a"));
+  EXPECT_EQ(told<job_accepted>(alice).size(), 1u);
 }
 
 }  // namespace
