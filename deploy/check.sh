@@ -170,11 +170,9 @@ if step "packages" deploy/bootstrap.sh; then
   step "scripts" check_scripts
   dev_tests=dev
   [[ $full == no ]] || dev_tests=dev-full
-  # With a fresh seed, which is printed.
-  chaos=(--jobs 400 --seconds 120)
-  [[ $full == no ]] || chaos=(--jobs 1000 --seconds 1200)
   step "build: dev" build dev all && run_tests "$dev_tests"
-  step "chaos" env BATON=build/dev/baton deploy/chaos.sh "${chaos[@]}"
+  # With a fresh seed, which is printed.
+  [[ $full == no ]] || step "chaos" env BATON=build/dev/baton deploy/chaos.sh --jobs 1000 --seconds 1200
   step "installation" check_install
   step "gpu-check: rehearsal" rehearse_gpu_check
   step "docs: self-test" deploy/check_docs.sh --self-test
