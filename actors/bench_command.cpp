@@ -19,6 +19,7 @@
 #include "runtime/bench/kernel_bench.hpp"
 #include "runtime/bench/prefill_report.hpp"
 #include "runtime/observe/format.hpp"
+#include "runtime/observe/log.hpp"
 #include "runtime/plan/counted_work.hpp"
 #include "runtime/strategy/strategy.hpp"
 
@@ -296,7 +297,7 @@ int bench_command(const bench_options& options) {
   try {
     return options.what == bench_options::kind::kernels ? bench_kernels(options) : bench_prefill(options);
   } catch (const fault& why) {
-    fmt::print(stderr, "baton: {}\n", why.what());
+    log_line(log_level::error, why.what());
     return why.code() == fault_code::bad_input ? 2 : 1;
   }
 }

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "actors/job_output.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/config/cluster_config.hpp"
 #include "runtime/security/certificates.hpp"
@@ -49,8 +50,7 @@ int certificates_command(const certificates_options& options) {
     fmt::print("Nowhere: ca.key. Whoever has it can make members; keep it where no host of the cluster can read it.\n");
     return 0;
   } catch (const fault& why) {
-    fmt::print(stderr, "baton: {}\n", why.what());
-    return why.code() == fault_code::bad_input ? 2 : 1;
+    return report(why, why.code() == fault_code::bad_input ? 2 : 1);
   }
 }
 

@@ -19,6 +19,7 @@
 #include "kernels/fault.hpp"
 #include "runtime/observe/cluster_text.hpp"
 #include "runtime/observe/dump.hpp"
+#include "runtime/observe/log.hpp"
 
 namespace baton {
 namespace {
@@ -330,7 +331,7 @@ int top_command(const client_options& how) {
   }
   if (live) fmt::print("\x1b[?25h\x1b[?1049l");
   std::fflush(stdout);
-  if (code != 0) fmt::print(stderr, "baton: {}\n", trouble);
+  if (code != 0) log_line(log_level::error, trouble);
   return code;
 }
 

@@ -64,6 +64,21 @@ void add_run_options(CLI::App& app, run_options& o) {
   app.footer(run_examples);
 }
 
+void add_log_options(CLI::App& app, log_options& o) {
+  app.add_option_function<std::string>(
+         "--log-level",
+         [&o](const std::string& name) {
+           try {
+             o.level = log_level_from(name);
+           } catch (const fault& why) {
+             throw CLI::ValidationError("--log-level", why.reason());
+           }
+         },
+         "what to tell on standard error: " + log_level_names + "; from info on unless given")
+      ->type_name("LEVEL");
+  app.add_flag("--log-json", o.json, "tells it as one JSON object a line, progress too, for programs");
+}
+
 constexpr auto cluster_group = "A cluster that stays (docs/jobs.md)";
 
 void add_process_options(CLI::App& app, process_options& o) {
@@ -108,6 +123,7 @@ command_line parse_command_line(int argc, char** argv) {
   run->add_option("--trace", line.run.trace, "writes what each rank did when, for https://ui.perfetto.dev")
       ->type_name("FILE.json");
   run->add_flag("--quiet", line.run.quiet, "prints the answer and nothing else");
+  add_log_options(*run, line.log);
   auto* plan = app.add_subcommand("plan", "print blocks, devices, memory, messages and bytes of a job; run nothing");
   add_run_options(*plan, line.run);
   plan->add_flag("--predict", line.run.predict, "also say how long the prefill would take; measures the device once");
@@ -139,13 +155,16 @@ command_line parse_command_line(int argc, char** argv) {
   auto* coordinator =
       app.add_subcommand("coordinator", "be the coordinator: take jobs, keep them in the journal, have them computed");
   add_process_options(*coordinator, line.process);
+  add_log_options(*coordinator, line.log);
   auto* node = app.add_subcommand("node", "be a node agent: hold the node's KV relay, start a worker for each device");
   add_process_options(*node, line.process);
   add_coordinator_option(*node, line.process);
+  add_log_options(*node, line.log);
   node->add_option("--name", line.process.node, "the node's name in the file")->required()->type_name("NAME");
   auto* worker = app.add_subcommand("worker", "be the rank worker of one device; the node agent starts it");
   add_process_options(*worker, line.process);
   add_coordinator_option(*worker, line.process);
+  add_log_options(*worker, line.log);
   worker->add_option("--node", line.process.node, "its node's name in the file")->required()->type_name("NAME");
   worker->add_option("--device", line.process.device, "its name in the file")->required()->type_name("NAME");
   auto* submit = add_client_command(app, "submit", "ask a cluster for a job and follow it", line.client);
@@ -160,11 +179,13 @@ command_line parse_command_line(int argc, char** argv) {
                    "a name of your own: asked twice with it, it is the same job")
       ->type_name("NAME");
   add_result_options(*submit, line.client);
+  add_log_options(*submit, line.log);
   submit->footer(submit_examples);
   auto* wait =
       add_client_command(app, "wait", "follow a job to its end, or get the result of one that has ended", line.client);
   wait->add_option("JOB", line.client.job, "its number")->required();
   add_result_options(*wait, line.client);
+  add_log_options(*wait, line.log);
   auto* cancel = add_client_command(app, "cancel", "stop a job", line.client);
   cancel->add_option("JOB", line.client.job, "its number")->required();
   auto* jobs = add_client_command(app, "jobs", "list jobs, the newest first", line.client);

@@ -10,6 +10,7 @@
 #include "actors/certificates_command.hpp"
 #include "actors/process_commands.hpp"
 #include "runtime/config/cluster_config.hpp"
+#include "runtime/observe/log.hpp"
 
 namespace baton {
 
@@ -90,6 +91,7 @@ struct command_line {
   client_options client;
   certificates_options certificates;
   bench_options bench;
+  log_options log;
   /// Set where parsing has ended the program: --help, or a usage error already told on standard error.
   std::optional<int> exit_code;
 };

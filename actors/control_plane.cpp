@@ -10,6 +10,7 @@
 #include <poll.h>
 
 #include "kernels/fault.hpp"
+#include "runtime/observe/log.hpp"
 #include "runtime/transport/socket.hpp"
 #include "runtime/transport/tcp_messenger.hpp"
 #include "runtime/transport/ucx_messenger.hpp"
@@ -63,7 +64,7 @@ std::uint16_t coordinator_port::open(caf::actor_system& system, const coordinato
     if (!behind) throw fault(fault_code::internal, system.render(behind.error()), "TLS on loopback");
     guard_ = std::make_unique<port_guard>(
         port_guard_options{resolved_place(where.host, where.port), resolved_place("127.0.0.1", *behind),
-                           [](const std::string& text) { fmt::print(stderr, "baton: coordinator: {}\n", text); }});
+                           [](const std::string& text) { log_line(log_level::warning, text); }});
     return guard_->port();
   }
   const auto port = system.middleman().publish(gate, where.port, where.host.c_str(), true);
@@ -109,20 +110,19 @@ membership join_cluster(caf::actor_system& system, const coordinator_address& wh
 }
 
 std::unique_ptr<messenger> make_messenger(const cluster_config& config, const node_config& node,
-                                          const std::optional<data_plane_identity>& data_plane,
-                                          const std::string& who) {
+                                          const std::optional<data_plane_identity>& data_plane) {
   const std::chrono::milliseconds delay(config.links.delay_ms);
   const auto here = resolved_place(node.address, 0);
   // Without a name of its own UCX takes any device.
   if (config.links.transport == transport_kind::ucx)
     return make_ucx_messenger({.net_devices = here.is_loopback() ? "lo" : "", .delay = delay});
-  if (!data_plane) throw fault(fault_code::bad_input, "the coordinator has let this process in as a client", who);
-  return make_tcp_messenger(
-      {.host = here.host(),
-       .ports = node.data_ports,
-       .identity = *data_plane,
-       .delay = delay,
-       .warn = [who](const std::string& text) { fmt::print(stderr, "baton: {}: {}\n", who, text); }});
+  if (!data_plane)
+    throw fault(fault_code::bad_input, "the coordinator has let this process in as a client", "node " + node.name);
+  return make_tcp_messenger({.host = here.host(),
+                             .ports = node.data_ports,
+                             .identity = *data_plane,
+                             .delay = delay,
+                             .warn = [](const std::string& text) { log_line(log_level::warning, text); }});
 }
 
 }  // namespace baton::actors

@@ -47,9 +47,9 @@ struct membership {
 membership join_cluster(caf::actor_system& system, const coordinator_address& where, const cluster_identity* identity,
                         std::chrono::milliseconds patience, const pause_function& pause = sleep_for);
 
-/// A process's messenger on the data plane, as the configuration has it. `who`: for what it says about strangers. Throws fault(bad_input)
-/// where the process was let in as a client.
+/// A process's messenger on the data plane, as the configuration has it. Throws fault(bad_input) where the process was let in as a
+/// client.
 std::unique_ptr<messenger> make_messenger(const cluster_config& config, const node_config& node,
-                                          const std::optional<data_plane_identity>& data_plane, const std::string& who);
+                                          const std::optional<data_plane_identity>& data_plane);
 
 }  // namespace baton::actors

@@ -6,6 +6,7 @@
 
 #include "actors/guard.hpp"
 #include "actors/job_client.hpp"
+#include "runtime/observe/log.hpp"
 #include "runtime/plan/plan_costs.hpp"
 #include "runtime/wire/codec.hpp"
 
@@ -15,6 +16,7 @@ coordinator_state::coordinator_state(coordinator_actor::pointer self, const coor
     : self_(self),
       tick_(options.tick),
       admitted_(options.admitted),
+      comings_(options.comings),
       logic_(options.model, options.limits, options.declared, options.store) {
   const turn now(self);
   self_->set_down_handler([this](caf::down_msg& down) {
@@ -128,7 +130,7 @@ void coordinator_state::expect_member(const Handle& handle, const cluster_member
   if (proven == who) return;
   const auto text =
       fmt::format("{} says that it is {}, and is refused", proven ? proven->text() : "a stranger", who.text());
-  fmt::print(stderr, "baton: coordinator: {}\n", text);
+  log_line(log_level::warning, text);
   throw fault(fault_code::bad_input, text, "coordinator");
 }
 
@@ -153,20 +155,25 @@ void coordinator_state::lost(const caf::actor_addr& who, const std::string& why)
 }
 
 void coordinator_state::act() {
+  const auto traced = [](std::string_view kind, peer_id id, std::string bytes) {
+    if (log_shows(log_level::trace))
+      log_line(log_level::trace, fmt::format("{} bytes to {} {}", bytes.size(), kind, id));
+    return bytes;
+  };
   for (const auto& action : logic_.take_actions()) {
     if (const auto* w = std::get_if<to_worker>(&action)) {
       if (const auto to = workers_.find(w->worker); to != workers_.end())
-        self_->send(to->second, worker_command_bytes{encode(w->command)});
+        self_->send(to->second, worker_command_bytes{traced("worker", w->worker, encode(w->command))});
     } else if (const auto* r = std::get_if<to_relay>(&action)) {
       if (const auto to = relays_.find(r->relay); to != relays_.end())
-        self_->send(to->second, relay_command_bytes{encode(r->command)});
+        self_->send(to->second, relay_command_bytes{traced("relay", r->relay, encode(r->command))});
     } else if (const auto* gone = std::get_if<dismiss>(&action)) {
       dismiss_peer(gone->peer);
-    } else if (const auto* trouble = std::get_if<complain>(&action)) {
-      fmt::print(stderr, "baton: coordinator: {}\n", trouble->what);
+    } else if (const auto* said = std::get_if<remark>(&action)) {
+      log_line(said->level == log_level::info ? comings_ : said->level, said->what, said->about);
     } else if (const auto* c = std::get_if<to_client>(&action)) {
       if (const auto to = clients_.find(c->client); to != clients_.end())
-        self_->send(to->second, client_update_bytes{encode(c->update)});
+        self_->send(to->second, client_update_bytes{traced("client", c->client, encode(c->update))});
     }
   }
 }

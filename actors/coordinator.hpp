@@ -17,6 +17,8 @@ struct coordinator_options {
   std::chrono::milliseconds tick{100};
   job_store* store = nullptr;            ///< outlives the actor; null: jobs are kept in memory
   const admissions* admitted = nullptr;  ///< who is who; outlives the actor. Null: nobody has to prove it
+  /// Of the lines that say who comes and goes and what becomes of jobs: a run shows its own job in its own way.
+  log_level comings = log_level::debug;
 };
 
 /// Gives coordinator_logic its messages and carries out its actions. Monitors every peer; a peer whose bytes cannot be read is
@@ -56,6 +58,7 @@ class coordinator_state {
   coordinator_actor::pointer self_;
   const std::chrono::milliseconds tick_;
   const admissions* const admitted_;
+  const log_level comings_;
   coordinator_logic logic_;
   std::map<caf::actor_addr, peer> peers_;
   std::map<peer_id, worker_actor> workers_;

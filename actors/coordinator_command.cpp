@@ -5,11 +5,13 @@
 
 #include "actors/control_plane.hpp"
 #include "actors/coordinator.hpp"
+#include "actors/job_output.hpp"
 #include "actors/prepared_job.hpp"
 #include "actors/process_commands.hpp"
 #include "actors/process_end.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/journal/journal.hpp"
+#include "runtime/observe/log.hpp"
 
 namespace baton {
 namespace {
@@ -50,6 +52,7 @@ int run_coordinator(const process_options& options) {
   const auto identity = actors::identity_of(config, {member_role::coordinator, {}});
   actors::coordinator_port door(identity.get());
   how.admitted = door.admitted();
+  how.comings = log_level::info;
   const auto unfinished = kept.unfinished().size();
 
   std::mutex mutex;
@@ -70,18 +73,20 @@ int run_coordinator(const process_options& options) {
     caf::anon_send_exit(coordinator, caf::exit_reason::user_shutdown);
     throw;
   }
-  fmt::print(stderr, "baton: coordinator: listening on {}:{}, generation {}, {} job{} to run\n", where.address, port,
-             kept.generation(), unfinished, unfinished == 1 ? "" : "s");
+  log_line(log_level::info,
+           fmt::format("listening on {}:{}, generation {}, {} job{} to run", where.address, port, kept.generation(),
+                       unfinished, unfinished == 1 ? "" : "s"),
+           {{"address", where.address}, {"port", port}, {"generation", static_cast<std::int64_t>(kept.generation())}});
   end.watch(coordinator);
   const auto woken = end.wait_for({});
   caf::anon_send_exit(coordinator, caf::exit_reason::user_shutdown);
   coordinator = nullptr;
   const std::lock_guard lock(mutex);
   if (woken == process_end::woken::signal) {
-    fmt::print(stderr, "baton: coordinator: asked to end; what it has accepted stays in the journal\n");
+    log_line(log_level::info, "asked to end; what it has accepted stays in the journal");
     return 0;
   }
-  fmt::print(stderr, "baton: coordinator: its actor ended: {}\n", ended);
+  log_line(log_level::error, fmt::format("its actor ended: {}", ended));
   return 1;
 }
 
@@ -91,8 +96,7 @@ int coordinator_main(const process_options& options) {
   try {
     return run_coordinator(options);
   } catch (const fault& why) {
-    fmt::print(stderr, "baton: coordinator: {}\n", why.what());
-    return why.code() == fault_code::bad_input ? 2 : 1;
+    return report(why, why.code() == fault_code::bad_input ? 2 : 1);
   }
 }
 

@@ -44,6 +44,7 @@ bool followed_job::take(const client_update& update) {
       view_.message(fmt::format("job {} waits behind {} other{}", accepted->job, accepted->waiting,
                                 accepted->waiting == 1 ? "" : "s"));
     id_ = accepted->job;
+    view_.job(static_cast<std::int64_t>(accepted->job));
   } else if (const auto* refused = std::get_if<job_refused>(&update)) {
     throw fault(refused->why.code, refused->why.what, refused->why.where);
   } else if (const auto* unknown = std::get_if<job_unknown>(&update)) {
@@ -65,7 +66,8 @@ bool followed_job::take(const client_update& update) {
     done_.logits.insert(done_.logits.end(), logits->values.begin(), logits->values.end());
   } else if (const auto* moved = std::get_if<shard_moved>(&update)) {
     view_.message(
-        fmt::format("rank {} is computed again on {}/{}: {}", moved->rank, moved->node, moved->device, moved->cause));
+        fmt::format("rank {} is computed again on {}/{}: {}", moved->rank, moved->node, moved->device, moved->cause),
+        {{"rank", moved->rank}, {"node", moved->node}, {"device", moved->device}});
     auto& shard = plan_.shards.at(static_cast<std::size_t>(moved->rank));
     shard.node = moved->node;
     shard.device = moved->device;

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "runtime/observe/log.hpp"
+
 namespace baton::actors {
 
 void admissions::admit(const caf::node_id& process, const cluster_member& who) {
@@ -55,8 +57,7 @@ gate_actor spawn_gate(caf::actor_system& system, const coordinator_actor& coordi
               } catch (const std::exception& why) {
                 return caf::make_error(caf::sec::runtime_error, std::string(why.what()));
               }
-              fmt::print(stderr,
-                         "baton: coordinator: somebody with this cluster's certificates could not prove who it is\n");
+              log_line(log_level::warning, "somebody with this cluster's certificates could not prove who it is");
               return caf::make_error(caf::sec::invalid_argument, std::string("this proves nothing"));
             },
         };

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "actors/job_output.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/observe/model_report.hpp"
 
@@ -23,8 +24,7 @@ int inspect_command(const inspect_options& options) {
     }
     return report.can_run() ? 0 : 2;
   } catch (const fault& why) {
-    fmt::print(stderr, "baton: {}\n", why.what());
-    return 2;
+    return report(why, 2);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "runtime/observe/log.hpp"
 #include "runtime/observe/trace_file.hpp"
 #include "runtime/plan/plan_costs.hpp"
 
@@ -21,7 +22,10 @@ volatile std::sig_atomic_t asked_to_stop = 0;
 view_options terminal_view(bool quiet) {
   view_options options;
   options.quiet = quiet;
-  options.terminal = isatty(STDERR_FILENO) != 0;
+  options.as_log = log_is_json();
+  options.progress = !quiet && log_shows(log_level::info);
+  // Lines that others write meanwhile would tear bars apart.
+  options.terminal = !options.as_log && !log_shows(log_level::debug) && isatty(STDERR_FILENO) != 0;
   winsize size{};
   if (options.terminal && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
     options.columns = size.ws_col;
@@ -71,13 +75,13 @@ void check_interrupted() {
 }
 
 int report(const fault& why, int code) {
-  fmt::print(stderr, "baton: {}\n", why.what());
+  log_line(log_level::error, why.what(), {{"code", std::string(name_of(why.code()))}, {"where", why.where()}});
   return code;
 }
 
 int report_end(const fault& why) {
   if (interrupted()) {
-    fmt::print(stderr, "baton: stopped\n");
+    log_line(log_level::error, "stopped");
     return 1;
   }
   return report(why, why.code() == fault_code::bad_input ? 2 : 1);

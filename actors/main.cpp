@@ -13,6 +13,7 @@
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cuda/cuda_backend.hpp"
 #include "kernels/fault.hpp"
+#include "runtime/observe/log.hpp"
 #include "runtime/version.hpp"
 
 namespace {
@@ -22,8 +23,20 @@ int check_config(const std::filesystem::path& file) {
     fmt::print("{}", baton::describe(baton::load_cluster_config(file)));
     return 0;
   } catch (const baton::fault& why) {
-    fmt::print(stderr, "baton: {}\n", why.what());
+    baton::log_line(baton::log_level::error, why.what());
     return 2;
+  }
+}
+
+baton::log_process process_of(const baton::command_line& line) {
+  switch (line.command) {
+    case baton::command_kind::coordinator: return {"coordinator", true};
+    case baton::command_kind::node: return {"node " + line.process.node, true};
+    case baton::command_kind::worker: return {"worker " + line.process.node + "/" + line.process.device, true};
+    case baton::command_kind::submit: return {"submit"};
+    case baton::command_kind::wait: return {"wait"};
+    case baton::command_kind::run: return {"run"};
+    default: return {};
   }
 }
 
@@ -51,6 +64,7 @@ int main(int argc, char** argv) {
   try {
     const auto line = baton::parse_command_line(argc, argv);
     if (line.exit_code) return *line.exit_code;
+    baton::start_log(line.log, process_of(line));
     switch (line.command) {
       case baton::command_kind::run: return baton::run_command(line.run);
       case baton::command_kind::plan: return baton::plan_command(line.run);
@@ -72,7 +86,7 @@ int main(int argc, char** argv) {
     }
     return 2;
   } catch (const std::exception& why) {
-    fmt::print(stderr, "baton: {}\n", why.what());
+    baton::log_line(baton::log_level::error, why.what());
     return 1;
   }
 }

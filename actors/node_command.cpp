@@ -5,12 +5,14 @@
 #include <unistd.h>
 
 #include "actors/control_plane.hpp"
+#include "actors/job_output.hpp"
 #include "actors/process_commands.hpp"
 #include "actors/process_end.hpp"
 #include "actors/relay.hpp"
 #include "actors/worker_processes.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/config/cluster_config.hpp"
+#include "runtime/observe/log.hpp"
 
 namespace baton {
 namespace {
@@ -57,7 +59,9 @@ bool serve(const cluster_config& config, const node_config& node, const actors::
     if (why.code() != fault_code::cancelled) throw;
     return false;
   }
-  blocks = actors::make_messenger(config, node, joined->data_plane, "node " + node.name);
+  log_line(config.timeouts.reconnect_ms > 0 ? log_level::info : log_level::debug,
+           fmt::format("the coordinator at {}:{} has let it in", where.host, where.port), {{"node", node.name}});
+  blocks = actors::make_messenger(config, node, joined->data_plane);
   the_relay.emplace(node.name, log, blocks.get(), [&](relay_report report) { reports.put(std::move(report)); });
   const auto in_front = actors::spawn_relay(system, joined->coordinator, *the_relay, reports,
                                             std::chrono::milliseconds(config.timeouts.progress_ms));
@@ -83,8 +87,9 @@ int run_node(const process_options& options) {
   const auto identity = actors::identity_of(config, {member_role::node, node.name});
   worker_processes workers(config, node, fmt::format("{}:{}", where.host, where.port));
   while (serve(config, node, where, identity.get(), patience, workers, end) && stays) {
-    fmt::print(stderr, "baton: node {}: the coordinator is gone; looking for it at {}:{}\n", node.name, where.host,
-               where.port);
+    log_line(log_level::warning,
+             fmt::format("the coordinator is gone; looking for it at {}:{}", where.host, where.port),
+             {{"node", node.name}});
     // Also where it is there, and has only given this node up: not in a tight loop.
     if (end.wait_for({}, std::chrono::milliseconds(200)) == process_end::woken::signal) break;
   }
@@ -97,8 +102,7 @@ int node_agent_main(const process_options& options) {
   try {
     return run_node(options);
   } catch (const fault& why) {
-    fmt::print(stderr, "baton: node {}: {}\n", options.node, why.what());
-    return why.code() == fault_code::bad_input ? 2 : 1;
+    return report(why, why.code() == fault_code::bad_input ? 2 : 1);
   }
 }
 

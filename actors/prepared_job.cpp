@@ -7,6 +7,7 @@
 #include "actors/job_input.hpp"
 #include "actors/known_rates.hpp"
 #include "kernels/fault.hpp"
+#include "runtime/observe/log.hpp"
 #include "runtime/strategy/strategy.hpp"
 
 namespace baton {
@@ -62,7 +63,7 @@ std::int64_t positions_needed(const prepared_job& job, const job_options& option
 
 device_rates rates_of(planning& with) {
   return actors::known_rates(with.devices, with.config, with.model, with.config.job.chunk_tokens, false,
-                             [] { fmt::print(stderr, "baton: measuring the device, once\n"); });
+                             [] { log_line(log_level::info, "measuring the device, once"); });
 }
 
 job_options balanced(prepared_job& job, const run_options& options, job_options wanted) {

@@ -1,9 +1,13 @@
 #include "actors/process_cluster.hpp"
 
+#include <algorithm>
+#include <iterator>
+
 #include <fmt/format.h>
 
 #include "actors/coordinator.hpp"
 #include "kernels/fault.hpp"
+#include "runtime/observe/log.hpp"
 #include "runtime/strategy/strategy.hpp"
 
 namespace baton::actors {
@@ -58,10 +62,10 @@ void process_cluster::start(const cluster_config& config, const checkpoint& mode
   coordinator_ = spawn_coordinator(*system_, coordinator_options_of(config, model));
   const auto port = port_.open(*system_, coordinator_, {loopback, 0});
   for (const auto& node : config.nodes) {
-    agents_.push_back({node.name, child_process(program,
-                                                {"node", "--config", "-", "--name", node.name, "--coordinator",
-                                                 fmt::format("{}:{}", loopback, port)},
-                                                description, child_process::group::own)});
+    std::vector<std::string> words{
+        "node", "--config", "-", "--name", node.name, "--coordinator", fmt::format("{}:{}", loopback, port)};
+    std::ranges::move(log_arguments(), std::back_inserter(words));
+    agents_.push_back({node.name, child_process(program, words, description, child_process::group::own)});
   }
   wait_until_joined(*system_, coordinator_, workers, agents_.size(),
                     std::chrono::milliseconds(config.timeouts.startup_ms), [&] {
@@ -85,10 +89,13 @@ void process_cluster::shut_down() {
   for (auto& agent : agents_) agent.process.ask_to_end();
   for (auto& agent : agents_) {
     if (!agent.process.wait_until(deadline)) {
-      fmt::print(stderr, "baton: node {}: its agent (process {}) did not end within {} ms and is killed\n", agent.node,
-                 agent.process.pid(), patience_.count());
+      log_line(log_level::warning,
+               fmt::format("node {}: its agent (process {}) did not end within {} ms and is killed", agent.node,
+                           agent.process.pid(), patience_.count()),
+               {{"node", agent.node}});
     } else if (const int status = *agent.process.ended(); status != 0) {
-      fmt::print(stderr, "baton: node {}: its agent ended with {}\n", agent.node, describe_exit(status));
+      log_line(log_level::warning, fmt::format("node {}: its agent ended with {}", agent.node, describe_exit(status)),
+               {{"node", agent.node}});
     }
   }
   agents_.clear();

@@ -5,9 +5,12 @@
 
 #include "actors/cluster_devices.hpp"
 #include "actors/control_plane.hpp"
+#include "actors/job_output.hpp"
 #include "actors/process_commands.hpp"
 #include "actors/process_end.hpp"
 #include "kernels/fault.hpp"
+#include "runtime/observe/format.hpp"
+#include "runtime/observe/log.hpp"
 #include "runtime/process/child_process.hpp"
 #include "runtime/transport/process_network.hpp"
 
@@ -23,6 +26,7 @@ struct worker_parts {
   const node_config& node;
   const cluster_identity* identity = nullptr;
   std::vector<int> ends_with;  ///< readable when its agent has ended
+  log_level comings = log_level::debug;
   actors::worker_options options;
 };
 
@@ -42,8 +46,9 @@ bool serve(const worker_parts& worker, const actors::coordinator_address& where,
     const auto joined = actors::join_cluster(
         system, where, worker.identity, patience,
         [&](std::chrono::milliseconds time) { return goes_on(worker.end.wait_for(worker.ends_with, time)); });
-    blocks = actors::make_messenger(worker.config, worker.node, joined.data_plane,
-                                    fmt::format("device {}/{}", options.device.node, options.device.name));
+    log_line(worker.comings, fmt::format("the coordinator at {}:{} has let it in", where.host, where.port),
+             {{"node", options.device.node}, {"device", options.device.name}});
+    blocks = actors::make_messenger(worker.config, worker.node, joined.data_plane);
     network.emplace(*blocks);
     options.address = blocks->address();
     in_front = actors::spawn_worker(system, joined.coordinator, options, network->make_endpoint());
@@ -78,12 +83,21 @@ int run_worker(const process_options& options) {
 
   const auto kernels = actors::make_backend(config.model, *device);
   const auto model = checkpoint::open(config.model.directory);
+  const double began_s = steady_seconds();
   const model_weights weights(*kernels, model);
+  log_line(
+      stays ? log_level::info : log_level::debug,
+      fmt::format("has loaded {} in {}", config.model.directory.string(), format_seconds(steady_seconds() - began_s)),
+      {{"node", node->name}, {"device", device->name}});
   const std::int64_t positions = config.positions_max > 0 ? config.positions_max : model.config().max_positions;
   const auto identity = actors::identity_of(config, {member_role::node, node->name});
-  worker_parts parts{config, end,
-                     *node,  identity.get(),
-                     {},     actors::worker_options_of(config, *node, *device, device->memory_bytes, positions)};
+  worker_parts parts{config,
+                     end,
+                     *node,
+                     identity.get(),
+                     {},
+                     stays ? log_level::info : log_level::debug,
+                     actors::worker_options_of(config, *node, *device, device->memory_bytes, positions)};
   parts.options.kernels = kernels.get();
   parts.options.weights = &weights;
   if (agent) parts.ends_with.push_back(agent->descriptor());
@@ -100,8 +114,7 @@ int rank_worker_main(const process_options& options) {
   try {
     return run_worker(options);
   } catch (const fault& why) {
-    fmt::print(stderr, "baton: device {}/{}: {}\n", options.node, options.device, why.what());
-    return why.code() == fault_code::bad_input ? 2 : 1;
+    return report(why, why.code() == fault_code::bad_input ? 2 : 1);
   }
 }
 

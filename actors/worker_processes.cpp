@@ -1,9 +1,12 @@
 #include "actors/worker_processes.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include <fmt/format.h>
+
+#include "runtime/observe/log.hpp"
 
 namespace baton {
 
@@ -22,10 +25,12 @@ worker_processes::worker_processes(const cluster_config& config, const node_conf
 void worker_processes::start(worker& which, clock::time_point now) {
   which.restart_at.reset();
   which.started = now;
-  which.process.emplace(this_program(),
-                        std::vector<std::string>{"worker", "--config", "-", "--node", node_, "--device", which.device,
-                                                 "--coordinator", coordinator_},
-                        description_, child_process::group::parents);
+  std::vector<std::string> words{"worker",     "--config",      "-",         "--node", node_, "--device",
+                                 which.device, "--coordinator", coordinator_};
+  std::ranges::move(log_arguments(), std::back_inserter(words));
+  which.process.emplace(this_program(), words, description_, child_process::group::parents);
+  log_line(log_level::debug, fmt::format("has started the worker of {}", which.device),
+           {{"node", node_}, {"device", which.device}, {"pid", which.process->pid()}});
 }
 
 std::vector<int> worker_processes::descriptors() const {
@@ -57,8 +62,10 @@ std::vector<worker_ended> worker_processes::take_ended(clock::time_point now) {
     if (!restarts_) continue;
     if (now - w.started > 2 * pause_max) w.pause = pause_first;
     w.restart_at = now + w.pause;
-    fmt::print(stderr, "baton: node {}: the worker of {} ended ({}); it is started again in {} s\n", node_, w.device,
-               all.back().how, w.pause.count());
+    log_line(log_level::warning,
+             fmt::format("the worker of {} ended ({}); it is started again in {} s", w.device, all.back().how,
+                         w.pause.count()),
+             {{"node", node_}, {"device", w.device}, {"pid", all.back().pid}});
     w.pause = std::min(2 * w.pause, pause_max);
   }
   return all;

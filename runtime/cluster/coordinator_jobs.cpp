@@ -18,6 +18,8 @@ constexpr std::size_t coming_extra = 16;
 constexpr double return_s = 30;
 constexpr std::size_t ended_shown = 16;
 
+log_fields about(job_id job) { return {{"job", static_cast<std::int64_t>(job)}}; }
+
 }  // namespace
 
 void coordinator_logic::client_said(peer_id client, const client_request& request, double now_s) {
@@ -31,7 +33,8 @@ void coordinator_logic::client_said(peer_id client, const client_request& reques
   } catch (const fault& why) {
     if (why.code() == fault_code::bad_input) throw;
     // The store cannot even be read: that is told to whoever asks, and no reason to end.
-    actions_.push_back(complain{fmt::format("a request of client {} comes to nothing: {}", client, why.what())});
+    actions_.push_back(
+        remark{log_level::warning, fmt::format("a request of client {} comes to nothing: {}", client, why.what()), {}});
     if (const auto* submission = std::get_if<submit_job>(&request))
       refuse(client, submission->request_id, failure_of(why), now_s);
   }
@@ -154,6 +157,12 @@ void coordinator_logic::accept(peer_id client, coming_job&& job, double now_s) {
     return refuse(client, name, told, now_s);
   }
   queue_.push_back({.id = id, .asked = job.asked, .followers = {}});
+  actions_.push_back(remark{log_level::info,
+                            fmt::format("job {} is accepted: {} of {} document tokens", id, job.asked.options.strategy,
+                                        job.asked.document_tokens),
+                            {{"job", static_cast<std::int64_t>(id)},
+                             {"strategy", job.asked.options.strategy},
+                             {"document_tokens", job.asked.document_tokens}}});
   attach(client, {.id = id, .asked = std::move(job.asked)}, true, now_s);
   queue_moved_ = true;
 }
@@ -249,7 +258,7 @@ void coordinator_logic::drop_clients_that_do_not_read(double now_s) {
     }
   }
   for (const auto& [id, why] : gone) {
-    actions_.push_back(complain{fmt::format("client {} is dropped: {}", id, why)});
+    actions_.push_back(remark{log_level::warning, fmt::format("client {} is dropped: {}", id, why)});
     actions_.push_back(dismiss{id});
     client_lost(id, now_s);
   }
@@ -265,7 +274,7 @@ void coordinator_logic::retry_unkept_ends() {
     } catch (const fault&) {
       return;
     }
-    actions_.push_back(complain{fmt::format("the end of job {} is kept now", id)});
+    actions_.push_back(remark{log_level::info, fmt::format("the end of job {} is kept now", id), about(id)});
     unkept_ends_.erase(unkept_ends_.begin());
   }
 }
@@ -375,6 +384,8 @@ void coordinator_logic::start(kept_job&& kept, job_plan&& plan, std::vector<devi
   } catch (const fault& why) {
     return fail(run, failure_of(why));
   }
+  actions_.push_back(
+      remark{log_level::info, fmt::format("job {} begins on {} ranks", job.id, job.plan.ranks()), about(job.id)});
   tell(job, job_started{job.id, job.plan});
   for (const auto& [id, relay] : relays_) {
     if (std::ranges::any_of(job.plan.shards, [&](const shard_plan& shard) { return shard.node == relay.who.node; }))
@@ -417,8 +428,16 @@ void coordinator_logic::keep_end(const kept_job& job, const std::optional<job_st
     throw;
   } catch (const fault& why) {
     actions_.push_back(
-        complain{fmt::format("the end of job {} cannot be kept yet, and is tried again: {}", job.id, why.what())});
+        remark{log_level::warning,
+               fmt::format("the end of job {} cannot be kept yet, and is tried again: {}", job.id, why.what()),
+               about(job.id)});
     unkept_ends_[job.id] = {started, end};
+  }
+  if (const auto* failed = std::get_if<job_failed>(&end)) {
+    actions_.push_back(
+        remark{log_level::info, fmt::format("job {} has no answer: {}", job.id, failed->why.what), about(job.id)});
+  } else {
+    actions_.push_back(remark{log_level::info, fmt::format("job {} has finished", job.id), about(job.id)});
   }
   tell(job, end);
 }

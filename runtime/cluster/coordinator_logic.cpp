@@ -41,6 +41,9 @@ void coordinator_logic::worker_joined(peer_id worker, const worker_ready& who, d
   }
   ++epoch_;
   workers_[worker] = {who, now_s};
+  actions_.push_back(remark{log_level::info,
+                            fmt::format("the worker of {}/{} is there", who.node, who.device),
+                            {{"node", who.node}, {"device", who.device}, {"pid", who.pid}}});
   joined_.insert({who.node, who.device});
   recover_all(now_s);
   queue_moved_ = true;
@@ -53,6 +56,9 @@ void coordinator_logic::worker_lost(peer_id worker, const std::string& why, doub
   if (found == workers_.end()) return;
   const auto gone = found->second;
   workers_.erase(found);
+  actions_.push_back(remark{log_level::info,
+                            fmt::format("the worker of {}/{} is gone: {}", gone.who.node, gone.who.device, why),
+                            {{"node", gone.who.node}, {"device", gone.who.device}}});
   ++epoch_;
   queue_moved_ = true;
   std::vector<job_id> hit;
@@ -75,6 +81,8 @@ void coordinator_logic::relay_joined(peer_id relay, const relay_ready& who, doub
   }
   ++epoch_;
   relays_[relay] = {who, now_s};
+  actions_.push_back(
+      remark{log_level::info, fmt::format("the relay of node {} is there", who.node), {{"node", who.node}}});
   recover_all(now_s);
   queue_moved_ = true;
   start_what_fits(now_s);
@@ -86,6 +94,8 @@ void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double
   if (found == relays_.end()) return;
   const std::string node = found->second.who.node;
   relays_.erase(found);
+  actions_.push_back(
+      remark{log_level::info, fmt::format("the relay of node {} is gone: {}", node, why), {{"node", node}}});
   ++epoch_;
   std::vector<job_id> holding;
   for (auto& [id, job] : jobs_) {

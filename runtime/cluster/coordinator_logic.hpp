@@ -16,6 +16,7 @@
 #include "runtime/cluster/job_store.hpp"
 #include "runtime/cluster/messages.hpp"
 #include "runtime/model/model_config.hpp"
+#include "runtime/observe/log.hpp"
 
 namespace baton {
 
@@ -38,11 +39,13 @@ struct to_client {
 struct dismiss {
   peer_id peer = 0;
 };
-/// Something went wrong that nobody else is told of.
-struct complain {
+/// What whoever runs the cluster may want to know: a line of the coordinator's log.
+struct remark {
+  log_level level = log_level::info;
   std::string what;
+  log_fields about{};
 };
-using coordinator_action = std::variant<to_worker, to_relay, to_client, dismiss, complain>;
+using coordinator_action = std::variant<to_worker, to_relay, to_client, dismiss, remark>;
 
 /// What a plan takes of a device's memory.
 struct device_need {

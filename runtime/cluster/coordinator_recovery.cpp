@@ -190,7 +190,12 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
     auto& shard = job.plan.shards[static_cast<std::size_t>(rank)];
     shard.node = who.node;
     shard.device = who.device;
-    tell(job, shard_moved{job.id, rank, r.attempt, who.node, who.device, r.replay ? r.replay->cause : ""});
+    const std::string cause = r.replay ? r.replay->cause : "";
+    actions_.push_back(remark{
+        log_level::info,
+        fmt::format("rank {} of job {} is computed again on {}/{}: {}", rank, job.id, who.node, who.device, cause),
+        {{"job", static_cast<std::int64_t>(job.id)}, {"rank", rank}, {"node", who.node}, {"device", who.device}}});
+    tell(job, shard_moved{job.id, rank, r.attempt, who.node, who.device, cause});
   }
   if (model_.memory_of) job.needs = model_.memory_of(job.plan);
   ask_again_for_lost_blocks(job);

@@ -72,7 +72,7 @@ run_view::run_view(std::FILE* progress_out, std::FILE* answer_out, const view_op
     : progress_out_(progress_out), answer_out_(answer_out), options_(options), clock_(std::move(clock)) {}
 
 void run_view::loading(std::int64_t bytes_done, std::int64_t bytes_total) {
-  if (options_.quiet) return;
+  if (!shows_progress()) return;
   const double now_s = clock_();
   if (load_began_s_ < 0) load_began_s_ = load_shown_s_ = now_s;
   const bool done = bytes_done >= bytes_total;
@@ -83,7 +83,7 @@ void run_view::loading(std::int64_t bytes_done, std::int64_t bytes_total) {
       if (frame_lines_ > 0) write(progress_out_, to_top_of_frame() + "\x1b[J");
       frame_lines_ = 0;
     } else if (load_shown_s_ > load_began_s_) {
-      write(progress_out_, fmt::format("loading weights 100 % in {}\n", format_seconds(took_s)));
+      say(fmt::format("loading weights 100 % in {}", format_seconds(took_s)), {{"load_s", took_s}});
     }
     load_began_s_ = -1;
     return;
@@ -95,7 +95,7 @@ void run_view::loading(std::int64_t bytes_done, std::int64_t bytes_total) {
     write(progress_out_, to_top_of_frame() + shortened(text, std::max(options_.columns - 1, 1)) + "\x1b[K\n");
     frame_lines_ = 1;
   } else {
-    write(progress_out_, text + "\n");
+    say(text, {});
   }
   load_shown_s_ = now_s;
 }
@@ -112,7 +112,12 @@ void run_view::plan(const job_plan& plan, const plan_costs& costs, int layers) {
   prefill_s_ = -1;
   frame_lines_ = 0;
   answering_ = false;
-  if (options_.quiet) return;
+  if (!shows_progress()) return;
+  if (options_.as_log) {
+    return say(fmt::format("prefill of {} document tokens by {} on {} ranks begins", plan.document_tokens,
+                           plan.strategy, plan.ranks()),
+               {{"strategy", plan.strategy}, {"ranks", plan.ranks()}, {"document_tokens", plan.document_tokens}});
+  }
   write(progress_out_, describe(plan, costs, std::min(options_.columns, 100)) + "\n");
   if (options_.terminal) show(began_s_);
 }
@@ -128,7 +133,7 @@ void run_view::progress(const job_progress& now) {
     rank.layer = report.layer;
     rank.waiting_for = report.waiting_for;
   }
-  if (options_.quiet) return;
+  if (!shows_progress()) return;
   if (options_.terminal) {
     if (now_s - shown_s_ >= frame_interval_s) show(now_s);
   } else {
@@ -147,14 +152,14 @@ void run_view::prefill_done(double prefill_s) {
   }
   prefill_s_ = prefill_s;
   prefilling_ = false;
-  if (options_.quiet) return;
+  if (!shows_progress()) return;
   if (options_.terminal) {
     show(now_s);
     frame_lines_ = 0;  // this frame stays
   } else {
     const double rate = prefill_s > 0 ? static_cast<double>(document_tokens_) / prefill_s : 0;
-    write(progress_out_,
-          fmt::format("prefill 100 % in {}, {} document tokens/s\n", format_seconds(prefill_s), format_rate(rate)));
+    say(fmt::format("prefill 100 % in {}, {} document tokens/s", format_seconds(prefill_s), format_rate(rate)),
+        {{"prefill_s", prefill_s}, {"document_tokens_per_s", rate}});
   }
 }
 
@@ -179,8 +184,9 @@ void run_view::answer_done() {
   answering_ = false;
 }
 
-void run_view::message(std::string_view text) {
-  if (options_.quiet) return;
+void run_view::message(std::string_view text, const log_fields& about) {
+  if (!shows_progress()) return;
+  if (options_.as_log) return say(text, about);
   std::string line = printable(text);
   line += '\n';
   if (prefilling_ && options_.terminal) {
@@ -342,7 +348,7 @@ std::string run_view::plain_line(double now_s) const {
   if (waiting.size() == 1)
     line += fmt::format("; rank {} waits for rank {}", waiting[0], ranks_[waiting[0]].waiting_for);
   if (waiting.size() > 1) line += fmt::format("; {} ranks wait", waiting.size());
-  return line + '\n';
+  return line;
 }
 
 std::string run_view::to_top_of_frame() const {
@@ -367,9 +373,16 @@ void run_view::show_plain(double now_s) {
   const int tenths = percent(sum(now_s).fraction) / 10;
   const double since_s = now_s - shown_s_;
   if (since_s < line_interval_s || (tenths <= shown_tenths_ && since_s < silence_max_s)) return;
-  write(progress_out_, plain_line(now_s));
+  const auto all = sum(now_s);
+  say(plain_line(now_s), {{"percent", percent(all.fraction)}, {"elapsed_s", all.elapsed_s}});
   shown_s_ = now_s;
   shown_tenths_ = tenths;
+}
+
+void run_view::say(std::string_view line, log_fields about) const {
+  if (!options_.as_log) return write(progress_out_, fmt::format("{}\n", line));
+  if (job_ > 0) about.insert(about.begin(), {"job", job_});
+  log_line(log_level::info, line, about);
 }
 
 void run_view::write(std::FILE* to, std::string_view text) const {

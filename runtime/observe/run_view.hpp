@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/cluster/messages.hpp"
+#include "runtime/observe/log.hpp"
 #include "runtime/plan/job_plan.hpp"
 #include "runtime/plan/plan_costs.hpp"
 
@@ -18,8 +19,10 @@ struct view_options {
   bool terminal = false;  ///< progress_out is one: frames are redrawn in place; else plain lines without escape codes
   int columns = 80;
   int rows = 24;
-  bool color = false;  ///< only looked at on a terminal
-  bool quiet = false;  ///< nothing but the answer's text
+  bool color = false;    ///< only looked at on a terminal
+  bool quiet = false;    ///< nothing but the answer's text
+  bool progress = true;  ///< else progress_out gets nothing
+  bool as_log = false;   ///< what would go to progress_out goes to log_line, never in place
 };
 
 /// Seconds on a clock that never runs backwards.
@@ -54,8 +57,10 @@ class run_view {
   void answer_text(std::string_view utf8_piece);
   /// Ends the answer's line, if there is an answer.
   void answer_done();
-  /// A line for the person who waits, above the bars.
-  void message(std::string_view text);
+  /// A line for the person who waits, above the bars. `about`: for the log.
+  void message(std::string_view text, const log_fields& about = {});
+  /// The job's number, for the log.
+  void job(std::int64_t id) { job_ = id; }
 
  private:
   struct rank_state {
@@ -90,11 +95,15 @@ class run_view {
   void show(double now_s, std::string_view above = {});
   void show_plain(double now_s);
   void write(std::FILE* to, std::string_view text) const;
+  /// A plain line of progress.
+  void say(std::string_view line, log_fields about) const;
+  [[nodiscard]] bool shows_progress() const { return options_.progress && !options_.quiet; }
 
   std::FILE* progress_out_;
   std::FILE* answer_out_;
   view_options options_;
   view_clock clock_;
+  std::int64_t job_ = 0;  ///< 0: not known
 
   double load_began_s_ = -1;  ///< -1: has not
   double load_shown_s_ = 0;

@@ -68,13 +68,15 @@ void service_cluster::end(const std::string& name, std::unique_ptr<baton_process
 }
 
 void service_cluster::start_coordinator() {
-  coordinator_ = begin("coordinator", {});
+  coordinator_ = begin("coordinator", log_options_);
   for (int i = 0; i < 6000 && coordinator_->err_so_far().find('\n') == std::string::npos; ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
 }
 
 void service_cluster::start_node(const std::string& name) {
-  (name == "west" ? west_ : east_) = begin("node", {"--name", name});
+  auto words = log_options_;
+  words.insert(words.end(), {"--name", name});
+  (name == "west" ? west_ : east_) = begin("node", words);
 }
 
 void service_cluster::start_all() {

@@ -21,6 +21,8 @@ class service_cluster {
   explicit service_cluster(const std::string& coordinator = {}, const std::string& settings = {});
   ~service_cluster();
 
+  /// Options that coordinator and nodes get from now on.
+  void logs_with(std::vector<std::string> options) { log_options_ = std::move(options); }
   void start_coordinator();
   void start_node(const std::string& name);
   /// Coordinator and both nodes, and all devices idle.
@@ -28,6 +30,11 @@ class service_cluster {
   void kill_coordinator();
   void kill_node(const std::string& name);
   [[nodiscard]] baton_process& coordinator() { return *coordinator_; }
+  [[nodiscard]] std::string coordinator_said() const { return coordinator_->err_so_far(); }
+  /// With its workers.
+  [[nodiscard]] std::string node_said(const std::string& name) const {
+    return (name == "west" ? west_ : east_)->err_so_far();
+  }
 
   [[nodiscard]] std::string config() const { return (folder_.path() / "service.yaml").string(); }
   [[nodiscard]] std::filesystem::path folder() const { return folder_.path(); }
@@ -51,6 +58,7 @@ class service_cluster {
   static void end(const std::string& name, std::unique_ptr<baton_process>& process, int signal);
 
   const temporary_directory folder_;
+  std::vector<std::string> log_options_;
   std::unique_ptr<baton_process> coordinator_;
   std::unique_ptr<baton_process> west_;
   std::unique_ptr<baton_process> east_;

@@ -387,8 +387,18 @@ TEST_F(coordinator_jobs, the_newer_worker_of_a_device_takes_the_place_of_the_old
   take();
   logic->worker_joined(worker_b + 40, {"n", "d1", "cpu", 0, "b2", 202}, now);
   take();
-  ASSERT_EQ(actions.size(), 1u);
-  EXPECT_EQ(std::get<dismiss>(actions[0]).peer, worker_b);
+  std::vector<std::string> said;
+  std::vector<peer_id> dismissed;
+  for (const auto& action : actions) {
+    if (const auto* line = std::get_if<remark>(&action)) {
+      said.push_back(line->what);
+    } else {
+      dismissed.push_back(std::get<dismiss>(action).peer);
+    }
+  }
+  EXPECT_EQ(dismissed, std::vector<peer_id>{worker_b});
+  EXPECT_EQ(said, (std::vector<std::string>{"the worker of n/d1 is gone: another process has taken its place",
+                                            "the worker of n/d1 is there"}));
   EXPECT_EQ(logic->workers(), 2u);
 }
 
