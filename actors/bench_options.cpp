@@ -34,6 +34,7 @@ void add_device_options(CLI::App& app, bench_options& o) {
 void add_bench_command(CLI::App& app, bench_options& o) {
   auto* bench = app.add_subcommand("bench", "measure prefill or kernels on this machine");
   bench->require_subcommand(1);
+  bench->footer("\nExamples:\n  baton bench prefill --model models/needle --lengths 8K\n  baton bench kernels");
   auto* prefill = bench->add_subcommand(
       "prefill", "prefill generated documents by several strategies, in turns, beside the machine's ceiling");
   auto* model = prefill->add_option("--model", o.model, "checkpoint directory")->type_name("DIR");

@@ -14,7 +14,12 @@ constexpr auto run_examples = R"(
 Examples:
   baton run --config configs/quickstart.yaml --document report.txt --question "Who signed it?"
   cat report.txt | baton run --config configs/quickstart.yaml --document - --question "Who signed it?" --compare full
-  baton plan --config configs/quickstart.yaml --document report.txt --question "Who signed it?" --ranks 4)";
+  baton run --config configs/processes.yaml --document report.txt --question "Who signed it?" --log-json)";
+
+constexpr auto plan_examples = R"(
+Examples:
+  baton plan --config configs/quickstart.yaml --document report.txt --question "Who signed it?" --ranks 4
+  baton plan --config configs/quickstart.yaml --document report.txt --question "Who signed it?" --blocks balanced --predict)";
 
 constexpr auto submit_examples = R"(
 Examples:
@@ -61,7 +66,6 @@ void add_run_options(CLI::App& app, run_options& o) {
   app.add_option("--precision", o.precision, "bf16, or fp32 to verify")->type_name("P");
   app.add_option("--threads", o.threads, "of each CPU device, in place of the file's")->type_name("N");
   app.add_option("--json", o.json, "writes the result there")->type_name("FILE");
-  app.footer(run_examples);
 }
 
 void add_log_options(CLI::App& app, log_options& o) {
@@ -80,6 +84,12 @@ void add_log_options(CLI::App& app, log_options& o) {
 }
 
 constexpr auto cluster_group = "A cluster that stays (docs/jobs.md)";
+
+std::string examples(std::initializer_list<std::string> lines) {
+  std::string text = "\nExamples:";
+  for (const auto& line : lines) text += "\n  " + line;
+  return text;
+}
 
 void add_process_options(CLI::App& app, process_options& o) {
   app.group(cluster_group);
@@ -124,8 +134,10 @@ command_line parse_command_line(int argc, char** argv) {
       ->type_name("FILE.json");
   run->add_flag("--quiet", line.run.quiet, "prints the answer and nothing else");
   add_log_options(*run, line.log);
+  run->footer(run_examples);
   auto* plan = app.add_subcommand("plan", "print blocks, devices, memory, messages and bytes of a job; run nothing");
   add_run_options(*plan, line.run);
+  plan->footer(plan_examples);
   plan->add_flag("--predict", line.run.predict, "also say how long the prefill would take; measures the device once");
   auto* inspect = app.add_subcommand(
       "inspect", "print what a checkpoint directory holds, what it takes, and whether it can be run");
@@ -139,34 +151,38 @@ command_line parse_command_line(int argc, char** argv) {
   add_bench_command(app, line.bench);
   auto* check = app.add_subcommand("check-config", "read a configuration file and print what it means");
   check->add_option("FILE", line.config_to_check, "the file")->required();
-  check->footer("\nExamples:\n  baton check-config configs/quickstart.yaml");
-  inspect->footer(
-      "\nExamples:\n  baton inspect models/needle\n  baton inspect configs/shapes/yi-34b-200k.yaml --ranks 8 "
-      "--document-tokens 131072");
+  check->footer(examples({"baton check-config configs/quickstart.yaml"}));
+  inspect->footer(examples({"baton inspect models/needle",
+                            "baton inspect configs/shapes/yi-34b-200k.yaml --ranks 8 --document-tokens 131072"}));
   auto* completions = app.add_subcommand("completions", "print a script that teaches a shell commands and options");
   std::string shell;
   completions->add_option("SHELL", shell, "bash, zsh or fish")
       ->required()
       ->check(CLI::IsMember({"bash", "zsh", "fish"}));
   completions->footer(
-      "\nExamples:\n  source <(baton completions bash)\n  baton completions fish > "
-      "~/.config/fish/completions/baton.fish");
+      examples({"source <(baton completions bash)", "baton completions fish > ~/.config/fish/completions/baton.fish"}));
   auto* version = app.add_subcommand("version", "print the version and what this machine offers");
+  version->footer(examples({"baton version"}));
   auto* coordinator =
       app.add_subcommand("coordinator", "be the coordinator: take jobs, keep them in the journal, have them computed");
   add_process_options(*coordinator, line.process);
   add_log_options(*coordinator, line.log);
+  coordinator->footer(examples({"baton coordinator --config configs/service.yaml",
+                                "baton coordinator --config /etc/baton/cluster.yaml --log-json --log-level debug"}));
   auto* node = app.add_subcommand("node", "be a node agent: hold the node's KV relay, start a worker for each device");
   add_process_options(*node, line.process);
   add_coordinator_option(*node, line.process);
   add_log_options(*node, line.log);
   node->add_option("--name", line.process.node, "the node's name in the file")->required()->type_name("NAME");
+  node->footer(examples({"baton node --config configs/service.yaml --name west",
+                         "baton node --config configs/service.yaml --name west --coordinator 127.0.0.1:4711"}));
   auto* worker = app.add_subcommand("worker", "be the rank worker of one device; the node agent starts it");
   add_process_options(*worker, line.process);
   add_coordinator_option(*worker, line.process);
   add_log_options(*worker, line.log);
   worker->add_option("--node", line.process.node, "its node's name in the file")->required()->type_name("NAME");
   worker->add_option("--device", line.process.device, "its name in the file")->required()->type_name("NAME");
+  worker->footer(examples({"baton worker --config configs/service.yaml --node west --device cpu0"}));
   auto* submit = add_client_command(app, "submit", "ask a cluster for a job and follow it", line.client);
   add_job_options(*submit, line.run);
   submit->add_option("--dump", line.run.dump, "writes the first answer token's logits and the chosen units there")
@@ -186,22 +202,29 @@ command_line parse_command_line(int argc, char** argv) {
   wait->add_option("JOB", line.client.job, "its number")->required();
   add_result_options(*wait, line.client);
   add_log_options(*wait, line.log);
+  wait->footer(examples({"baton wait --config configs/service.yaml 7",
+                         "baton wait --config configs/service.yaml 7 --json result.json --quiet"}));
   auto* cancel = add_client_command(app, "cancel", "stop a job", line.client);
   cancel->add_option("JOB", line.client.job, "its number")->required();
+  cancel->footer(examples({"baton cancel --config configs/service.yaml 7"}));
   auto* jobs = add_client_command(app, "jobs", "list jobs, the newest first", line.client);
   jobs->add_flag("--json", line.client.as_json, "prints JSON");
+  jobs->footer(
+      examples({"baton jobs --config configs/service.yaml", "baton jobs --config configs/service.yaml --json"}));
   auto* status = add_client_command(app, "status", "print who is there and what everybody does", line.client);
   status->add_flag("--json", line.client.as_json, "prints JSON");
+  status->footer(
+      examples({"baton status --config configs/service.yaml", "baton status --config configs/service.yaml --json"}));
   auto* top = add_client_command(app, "top", "watch nodes, devices and jobs", line.client);
+  top->footer(examples({"baton top --config configs/service.yaml"}));
   auto* certificates =
       app.add_subcommand("certificates", "make a cluster's authority and what its members need to let each other in");
   certificates->add_option("DIR", line.certificates.directory, "folder; what is there already stays")->required();
   certificates->add_option("--config", line.certificates.config, "the cluster's file: its nodes get certificates")
       ->type_name("FILE");
   certificates->add_option("--node", line.certificates.nodes, "a node that gets one; several times")->type_name("NAME");
-  certificates->footer(
-      "\nExamples:\n  baton certificates secrets --config cluster.yaml\n  baton certificates secrets "
-      "--node west --node east");
+  certificates->footer(examples(
+      {"baton certificates secrets --config cluster.yaml", "baton certificates secrets --node west --node east"}));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

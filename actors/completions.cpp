@@ -1,5 +1,7 @@
 #include "actors/completions.hpp"
 
+#include <set>
+#include <string>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -7,6 +9,8 @@
 #include <fmt/ranges.h>
 
 #include "kernels/fault.hpp"
+#include "runtime/observe/log.hpp"
+#include "runtime/strategy/strategy.hpp"
 
 namespace baton {
 namespace {
@@ -19,10 +23,29 @@ struct command_words {
   std::vector<const CLI::Option*> options;
 };
 
+/// What may stand behind an option, where there are few such words. Their order is that of --help.
+std::vector<std::string> choices_of(const std::string& option) {
+  if (option == "strategy" || option == "strategies" || option == "compare") {
+    const auto names = strategy_names();
+    return {names.begin(), names.end()};
+  }
+  if (option == "compressor") return {"auto", "retaining_heads", "query_key", "recent", "random"};
+  if (option == "blocks") return {"even", "balanced"};
+  if (option == "precision") return {"bf16", "fp32"};
+  if (option == "log-level") {
+    std::vector<std::string> names;
+    for (int level = 0; level <= static_cast<int>(log_level::off); ++level)
+      names.emplace_back(name_of(static_cast<log_level>(level)));
+    return names;
+  }
+  return {};
+}
+
 void collect(const CLI::App& app, const std::string& path, std::vector<command_words>& all) {
   command_words words{path, app.get_description(), {}, app.get_options()};
   std::erase_if(words.options, [](const CLI::Option* o) { return o->get_lnames().empty(); });
   for (const auto* below : app.get_subcommands({})) words.commands.push_back(below->get_name());
+  if (path == "completions") words.commands = {"bash", "zsh", "fish"};
   all.push_back(words);
   for (const auto* below : app.get_subcommands({}))
     collect(*below, path.empty() ? below->get_name() : path + " " + below->get_name(), all);
@@ -31,7 +54,14 @@ void collect(const CLI::App& app, const std::string& path, std::vector<command_w
 std::string bash_script(const std::vector<command_words>& all) {
   std::string paths;
   std::string cases;
+  std::string values;
+  std::set<std::string> named;
   for (const auto& words : all) {
+    for (const auto* o : words.options) {
+      const auto& name = o->get_lnames().front();
+      if (const auto choices = choices_of(name); !choices.empty() && named.insert(name).second)
+        values += fmt::format("    --{}) choices=\"{}\" ;;\n", name, fmt::join(choices, " "));
+    }
     if (!words.path.empty()) paths += fmt::format("{}\"{}\"", paths.empty() ? "" : "|", words.path);
     std::vector<std::string> options;
     for (const auto* o : words.options) options.push_back("--" + o->get_lnames().front());
@@ -39,7 +69,7 @@ std::string bash_script(const std::vector<command_words>& all) {
                          fmt::join(options, " "));
   }
   return fmt::format(R"(_baton() {{
-  local word path="" commands="" options="" current="${{COMP_WORDS[COMP_CWORD]}}"
+  local word path="" commands="" options="" choices="" current="${{COMP_WORDS[COMP_CWORD]}}"
   for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
     case "${{path:+$path }}$word" in
       {}) path="${{path:+$path }}$word" ;;
@@ -47,8 +77,12 @@ std::string bash_script(const std::vector<command_words>& all) {
   done
   case "$path" in
 {}  esac
+  case "${{COMP_WORDS[COMP_CWORD-1]}}" in
+{}  esac
   # Where nothing of these fits, a file is meant.
-  if [[ $current == -* ]]; then
+  if [[ -n $choices ]]; then
+    COMPREPLY=($(compgen -W "$choices" -- "$current"))
+  elif [[ $current == -* ]]; then
     COMPREPLY=($(compgen -W "$options" -- "$current"))
   elif [[ ${{COMP_WORDS[COMP_CWORD-1]}} != -* ]]; then
     COMPREPLY=($(compgen -W "$commands" -- "$current"))
@@ -56,7 +90,7 @@ std::string bash_script(const std::vector<command_words>& all) {
 }}
 complete -o default -F _baton baton
 )",
-                     paths, cases);
+                     paths, cases, values);
 }
 
 std::string in_single_quotes(std::string_view text) {
@@ -84,11 +118,17 @@ std::string fish_script(const std::vector<command_words>& all) {
         text += fmt::format("complete -c baton -f -n {} -a {} -d {}\n", in_single_quotes(condition), command,
                             in_single_quotes(below.description));
       }
+      if (words.path == "completions")
+        text += fmt::format("complete -c baton -f -n {} -a {}\n", in_single_quotes(condition), command);
     }
     for (const auto* o : words.options) {
-      text +=
-          fmt::format("complete -c baton -n {} -l {}{} -d {}\n", in_single_quotes(condition), o->get_lnames().front(),
-                      o->get_items_expected_max() > 0 ? " -r" : "", in_single_quotes(o->get_description()));
+      const auto& name = o->get_lnames().front();
+      const auto choices = choices_of(name);
+      const std::string value = !choices.empty()                  ? fmt::format(" -x -a '{}'", fmt::join(choices, " "))
+                                : o->get_items_expected_max() > 0 ? " -r"
+                                                                  : "";
+      text += fmt::format("complete -c baton -n {} -l {}{} -d {}\n", in_single_quotes(condition), name, value,
+                          in_single_quotes(o->get_description()));
     }
   }
   return text;

@@ -1,6 +1,7 @@
 #include <array>
 #include <cstdio>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -89,6 +90,62 @@ TEST(completions, bash_finds_commands_options_and_leaves_files_to_the_shell) {
   EXPECT_EQ(complete("baton bench k", 2), "kernels\n");
   EXPECT_EQ(complete("baton bench prefill --virt", 3), "--virtual-ranks\n");
   EXPECT_EQ(complete("baton run --config con", 3), "\n");
+  EXPECT_EQ(complete("baton run --log-level d", 3), "debug\n");
+  EXPECT_EQ(complete("baton node --log-j", 2), "--log-json\n");
+  EXPECT_EQ(complete("baton submit --strategy \"\"", 3), "full star apb\n");
+  EXPECT_EQ(complete("baton completions f", 2), "fish\n");
+}
+
+/// The names that a help text lists under "Subcommands:" and the groups after it.
+std::vector<std::string> commands_in(const std::string& help) {
+  std::vector<std::string> names;
+  std::istringstream lines(help);
+  bool below = false;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.empty() && line[0] != ' ') below = line.rfind("Subcommands", 0) == 0 || line.rfind("A cluster", 0) == 0;
+    if (below && line.rfind("  ", 0) == 0 && line.size() > 2 && line[2] != ' ')
+      names.push_back(line.substr(2, line.find(' ', 2) - 2));
+  }
+  return names;
+}
+
+/// Every command's help has examples whose options are those of the command.
+void expect_examples(const std::vector<std::string>& command, std::size_t& commands) {
+  auto words = command;
+  words.emplace_back("--help");
+  const auto help = run_baton(words);
+  EXPECT_EQ(help.exit_code, 0) << help.err;
+  const auto below = commands_in(help.out);
+  for (const auto& name : below) {
+    auto path = command;
+    path.push_back(name);
+    expect_examples(path, commands);
+  }
+  if (command.empty() || !below.empty()) return;
+  ++commands;
+  const auto at = help.out.find("\nExamples:\n");
+  ASSERT_NE(at, std::string::npos) << help.out;
+  const auto options = help.out.substr(0, at);
+  std::string path = "baton";
+  for (const auto& word : command) path += " " + word;
+  EXPECT_NE(help.out.find(path, at), std::string::npos) << help.out;
+  std::istringstream lines(help.out.substr(at));
+  for (std::string line; std::getline(lines, line);) {
+    const auto begins = line.find(path);
+    if (begins == std::string::npos) continue;
+    std::istringstream typed(line.substr(begins));
+    for (std::string word; typed >> word;) {
+      if (word.rfind("--", 0) != 0) continue;
+      if (word.back() == ')') word.pop_back();
+      EXPECT_NE(options.find("  " + word + " "), std::string::npos) << path << " has no " << word;
+    }
+  }
+}
+
+TEST(help, of_every_command_has_examples_with_options_that_it_has) {
+  std::size_t commands = 0;
+  expect_examples({}, commands);
+  EXPECT_EQ(commands, 18U);
 }
 
 }  // namespace
