@@ -51,6 +51,14 @@ measure two-devices "$baton" bench prefill --config configs/two-devices.yaml --m
   --lengths 16K --ranks 2 --repeats "$repeats"
 measure two-virtual-ranks "$baton" bench prefill --model models/needle --strategies apb --lengths 16K --virtual-ranks 2 \
   --threads 1 --repeats "$repeats"
+# Hugging Face transformers in turns with this, where it is: tests/peers/transformers_prefill.py says how to get it.
+python=${PYTHON:-python3}
+if "$python" -c 'import torch, transformers, yaml' 2>/dev/null; then
+  measure transformers "$python" tests/peers/transformers_prefill.py --baton "$baton" --repeats "$repeats" \
+    --json "$folder/transformers.json"
+else
+  echo "measure: transformers is skipped: $python has no torch with transformers; PYTHON names another python"
+fi
 measure transport build/release/baton_bench --benchmark_filter="blocks|round_trip|idle"
 measure death deploy/measure_death.py --baton "$baton"
 echo "measure: tables and plots are in $folder"
