@@ -12,7 +12,7 @@ def tensors(path):
         if name == "__metadata__":
             continue
         begin, end = about["data_offsets"]
-        kind = {"F32": "f", "I32": "i"}[about["dtype"]]
+        kind = {"F32": "f", "I32": "i", "I64": "q"}[about["dtype"]]
         yield name, about["shape"], [x[0] for x in struct.iter_unpack("<" + kind, raw[8 + length + begin : 8 + length + end])]
 
 
