@@ -82,8 +82,10 @@ membership join_cluster(caf::actor_system& system, const coordinator_address& wh
   auto pause_next = pause_first;
   for (;;) {
     std::string trouble;
-    // A host that does not answer would hold up the one thread of CAF's that connects.
-    if (!can_connect(resolved_place(where.host, where.port), connect_time_max)) {
+    const auto place = resolved_place(where.host, where.port);
+    // A host that does not answer would hold up the one thread of CAF's that connects. Without certificates the coordinator is on this very
+    // host, and nobody knocks: CAF tells connections apart by their descriptors, and loses messages of one that follows upon another's end.
+    if (identity != nullptr && !can_connect(place, connect_time_max)) {
       trouble = "nobody takes connections there";
       pause_next = pause_first;
     } else if (auto gate = gate_at(system, where, identity)) {
@@ -95,9 +97,13 @@ membership join_cluster(caf::actor_system& system, const coordinator_address& wh
         const auto admission = asked<coordinator_actor, std::string>(self, *gate, trouble, prove_atom::value, proof);
         if (admission) return {std::get<0>(*admission), newcomer.admitted(std::get<1>(*admission))};
       }
+      // CAF would go on with this connection until it times out, and its messages may be what is lost.
+      shut_connections_to(place);
     } else {
       trouble = system.render(gate.error());
     }
+    log_line(log_level::debug,
+             fmt::format("the coordinator at {} does not let this process in yet: {}", where_of(where), trouble));
     if (clock::now() > deadline) {
       throw fault(fault_code::deadline,
                   fmt::format("no coordinator let this process in within {} ms ({})", patience.count(), trouble),

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
@@ -212,6 +214,17 @@ std::optional<socket_place> own_end_of(const descriptor& socket) {
   system_address at;
   if (::getsockname(socket.get(), at.get(), &at.length) != 0) return std::nullopt;
   return from_system(at);
+}
+
+void shut_connections_to(const socket_place& where) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", ignored)) {
+    const int fd = std::atoi(entry.path().filename().c_str());
+    system_address peer;
+    if (::getpeername(fd, peer.get(), &peer.length) != 0) continue;
+    const bool is_ip = peer.storage.ss_family == AF_INET || peer.storage.ss_family == AF_INET6;
+    if (is_ip && from_system(peer) == where) ::shutdown(fd, SHUT_RDWR);
+  }
 }
 
 }  // namespace baton

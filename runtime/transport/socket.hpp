@@ -84,5 +84,7 @@ struct port_range {
 [[nodiscard]] descriptor accept_from(const descriptor& listening, socket_place& from, int& error);
 /// This end's address of a connection.
 [[nodiscard]] std::optional<socket_place> own_end_of(const descriptor& socket);
+/// Ends all TCP connections of this process to that place, whoever owns them; their owners see that the peer has gone.
+void shut_connections_to(const socket_place& where);
 
 }  // namespace baton

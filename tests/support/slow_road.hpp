@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -16,11 +17,12 @@
 
 namespace baton {
 
-/// A port on loopback behind which another one lies, at some distance: bytes take so long in each direction.
+/// A port on loopback behind which another one lies, at some distance: bytes take so long in each direction. Of the first `deaf` connections
+/// nothing reaches the far end.
 class slow_road {
  public:
-  slow_road(const socket_place& to, std::chrono::milliseconds each_way)
-      : to_(to), each_way_(each_way), listening_(listen_on(place_)), thread_([this] { carry(); }) {}
+  slow_road(const socket_place& to, std::chrono::milliseconds each_way, int deaf = 0)
+      : to_(to), each_way_(each_way), deaf_(deaf), listening_(listen_on(place_)), thread_([this] { carry(); }) {}
   ~slow_road() {
     over_ = true;
     thread_.join();
@@ -34,6 +36,7 @@ class slow_road {
   using clock = std::chrono::steady_clock;
   struct lane {
     int from, to;
+    bool deaf;
     std::deque<std::pair<clock::time_point, std::vector<std::byte>>> under_way;  ///< no bytes: the end
   };
   struct connection {
@@ -58,7 +61,8 @@ class slow_road {
         pollfd connected{far.get(), POLLOUT, 0};
         static_cast<void>(::poll(&connected, 1, 1000));
         const int a = near.get(), b = far.get();
-        connections_.push_back({std::move(near), std::move(far), {a, b, {}}, {b, a, {}}});
+        connections_.push_back({std::move(near), std::move(far), {a, b, deaf_ > 0, {}}, {b, a, false, {}}});
+        deaf_ = std::max(0, deaf_ - 1);
       }
     }
   }
@@ -75,7 +79,7 @@ class slow_road {
     while (!which.under_way.empty() && which.under_way.front().first <= clock::now()) {
       const auto& due = which.under_way.front().second;
       if (due.empty()) return false;
-      static_cast<void>(::send(which.to, due.data(), due.size(), MSG_NOSIGNAL));
+      if (!which.deaf) static_cast<void>(::send(which.to, due.data(), due.size(), MSG_NOSIGNAL));
       which.under_way.pop_front();
     }
     return true;
@@ -83,6 +87,7 @@ class slow_road {
 
   const socket_place to_;
   const std::chrono::milliseconds each_way_;
+  int deaf_;  ///< connections to come
   socket_place place_ = *socket_place::of("127.0.0.1", 0);
   descriptor listening_;
   std::list<connection> connections_;

@@ -123,6 +123,23 @@ TEST_F(control_plane, a_member_far_away_is_let_in) {
   EXPECT_EQ(here->port.admitted()->whose(system.node()), west);
 }
 
+TEST(plain_control_plane, a_member_whose_messages_are_lost_connects_anew) {
+  actor_config settings(actor_config::reach::network);
+  caf::actor_system here(settings);
+  auto coordinator = spawn_counter(here);
+  coordinator_port port(nullptr);
+  const auto at = port.open(here, coordinator, {"127.0.0.1", 0});
+  const slow_road road(*socket_place::of("127.0.0.1", at), 1ms, 1);
+  {
+    actor_config of_member(actor_config::reach::network);
+    caf::actor_system system(of_member);
+    // CAF itself would give the first connection up after 30 s.
+    EXPECT_NO_THROW(static_cast<void>(join_cluster(system, {"127.0.0.1", road.place().port}, nullptr, 15s)));
+  }
+  caf::anon_send_exit(coordinator, caf::exit_reason::user_shutdown);
+  coordinator = nullptr;
+}
+
 TEST_F(control_plane, processes_get_their_own_numbers_under_one_authority_and_clients_none) {
   const cluster_identity identity(folder.path(), west);
   actor_config settings(actor_config::reach::network, &identity);
