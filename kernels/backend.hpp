@@ -96,6 +96,9 @@ struct attention_mask {
   /// attend_few, causal: where not null, device memory that says first_query when the launch runs; `keys` is then the most that there
   /// may be, and those behind the last query's own are not read.
   const std::int32_t* first_query_at = nullptr;
+  /// attend_few: nothing that is still to run writes the keys and values, so that they may be read before it is done. Not together with
+  /// first_query_at.
+  bool settled = false;
 };
 
 /// Where the keys and values of a layer are kept: token t of what is stored goes to row `first` + t.
