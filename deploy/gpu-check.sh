@@ -82,6 +82,7 @@ step version 60 "$bin/baton" version
 step kernels 180 "$bin/baton_kernels_test" "--gtest_filter=devices/*$filter*"
 step engine 90 "$bin/baton_runtime_test" "--gtest_filter=$gtest"
 step answer 60 "${answer[@]}" --config "$out/one.yaml" --json "$out/answer.json" --dump "$out/answer.safetensors"
+[[ $kind == cuda ]] && step calls 90 "$bin/baton_cuda_test"
 step answer_cpu 90 "${answer[@]}" --config "$out/cpu.yaml" --json "$out/answer_cpu.json" --dump "$out/answer_cpu.safetensors"
 step same 30 python3 deploy/gpu_report.py same "$out"
 step rates 180 "$bin/baton" bench kernels --config "$out/one.yaml" --json "$out/rates.json" --quiet
