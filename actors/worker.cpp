@@ -9,6 +9,7 @@
 #include "actors/guard.hpp"
 #include "runtime/cluster/worker_logic.hpp"
 #include "runtime/device/device_loop.hpp"
+#include "runtime/device/warm_up.hpp"
 #include "runtime/wire/codec.hpp"
 
 namespace baton::actors {
@@ -92,6 +93,7 @@ worker_actor spawn_worker(caf::actor_system& system, const coordinator_actor& co
   auto device = std::make_shared<std::unique_ptr<device_context>>(
       std::make_unique<device_context>(*options.kernels, *options.weights, options.device));
   auto door = std::make_shared<std::unique_ptr<endpoint>>(std::move(network));
+  warm_up(**device);
   return system.spawn([=](worker_actor::stateful_pointer<std::unique_ptr<worker_state>> self) {
     self->state = std::make_unique<worker_state>(self, coordinator, options, std::move(*device), std::move(*door));
     return self->state->make_behavior();

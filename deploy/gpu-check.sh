@@ -49,7 +49,7 @@ printf '%s\n%s\n' "$needle" "$(devices "$gpus")" >"$out/all.yaml"
 printf '%s\nnodes: [{devices: [{kind: cpu}]}]\n' "$needle" >"$out/cpu.yaml"
 
 if [[ $kind == cuda ]]; then
-  shape=configs/shapes/llama-3.1-8b.yaml lengths=32K,64K,127K some=32K chunk=8192 filter='cuda' gtest='*gpu*:*staged*cuda*'
+  shape=configs/shapes/llama-3.1-8b.yaml lengths=32K,64K,127K some=32K chunk=8192 filter='cuda' gtest='*gpu*:*staged*cuda*:*warming_up*cuda'
   document=archive-32k tokens=$out/64K.json
   device() { echo "{name: $1, kind: cuda, index: $2}"; }
   python3 -c 'import random, json; random.seed(1); ids = [random.randrange(1000, 100000) for _ in range(65536 + 32)]
@@ -57,7 +57,7 @@ print(json.dumps({"document_ids": ids[32:], "query_ids": ids[:32], "system_token
   printf 'model: {directory: %s, prompt: llama3}\njob: {strategy: apb, ranks: 8, chunk_tokens: %d}\n' "$here/$shape" "$chunk" \
     >"$out/processes.yaml"
 else
-  shape=configs/shapes/small.yaml lengths=1K some=1K chunk=256 filter='cpu_bf16' gtest='*staged*cpu*' document=archive-2k tokens=""
+  shape=configs/shapes/small.yaml lengths=1K some=1K chunk=256 filter='cpu_bf16' gtest='*staged*cpu*:*warming_up*cpu' document=archive-2k tokens=""
   device() { echo "{name: $1, kind: cpu, threads: 1}"; }
   printf '%s\njob: {strategy: apb, ranks: 8}\n' "$needle" >"$out/processes.yaml"
 fi

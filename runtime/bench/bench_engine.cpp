@@ -14,6 +14,7 @@
 #include "runtime/decode/decode_pass.hpp"
 #include "runtime/device/device_loop.hpp"
 #include "runtime/device/staged_endpoint.hpp"
+#include "runtime/device/warm_up.hpp"
 #include "runtime/plan/plan_costs.hpp"
 #include "runtime/prefill/prefill_pass.hpp"
 #include "runtime/relay/relay_log.hpp"
@@ -104,6 +105,7 @@ bench_engine::bench_engine(std::span<const bench_device> devices, std::span<cons
 
 bench_engine::~bench_engine() = default;
 
+    warm_up(*devices_.back());
 device_context& bench_engine::device_of(const shard_plan& shard) {
   for (const auto& device : devices_) {
     if (device->options().node == shard.node && device->options().name == shard.device) return *device;
