@@ -25,7 +25,8 @@ class worker_state {
         network_(std::move(network)),
         device_(std::move(device)),
         logic_({options.device.node, options.device.name, options.kernels->kernel_class(),
-                static_cast<std::int64_t>(options.device.memory_bytes), options.address, getpid()}),
+                static_cast<std::int64_t>(options.device.memory_bytes), options.address, getpid(),
+                options.kernels->block_multiple()}),
         loop_(*device_, *network_, [this](device_event event) { inbox_.put(std::move(event)); }) {
     const turn now(self_);
     // An address, not a handle: a handle would keep the actor alive that owns the compute thread.
@@ -92,8 +93,8 @@ worker_actor spawn_worker(caf::actor_system& system, const coordinator_actor& co
   // Memory is taken here, where a fault can still be told to whoever asked.
   auto device = std::make_shared<std::unique_ptr<device_context>>(
       std::make_unique<device_context>(*options.kernels, *options.weights, options.device));
-  auto door = std::make_shared<std::unique_ptr<endpoint>>(std::move(network));
   warm_up(**device);
+  auto door = std::make_shared<std::unique_ptr<endpoint>>(std::move(network));
   return system.spawn([=](worker_actor::stateful_pointer<std::unique_ptr<worker_state>> self) {
     self->state = std::make_unique<worker_state>(self, coordinator, options, std::move(*device), std::move(*door));
     return self->state->make_behavior();

@@ -47,6 +47,7 @@ needle="model: {directory: $here/models/needle, prompt: needle}"
 printf '%s\n%s\n' "$needle" "$(devices 1)" >"$out/one.yaml"
 printf '%s\n%s\n' "$needle" "$(devices "$gpus")" >"$out/all.yaml"
 printf '%s\nnodes: [{devices: [{kind: cpu}]}]\n' "$needle" >"$out/cpu.yaml"
+printf '%s\nnodes: [{devices: [{kind: cpu, name: slow}, {kind: %s, name: fast}]}]\n' "$needle" "$kind" >"$out/mixed.yaml"
 
 if [[ $kind == cuda ]]; then
   shape=configs/shapes/llama-3.1-8b.yaml lengths=32K,64K,127K some=32K chunk=8192 filter='cuda' gtest='*gpu*:*staged*cuda*:*warming_up*cuda'
@@ -81,10 +82,15 @@ prefill=("$bin/baton" bench prefill --shape "$shape" --chunk-tokens "$chunk" --q
 step version 60 "$bin/baton" version
 step kernels 180 "$bin/baton_kernels_test" "--gtest_filter=devices/*$filter*"
 step engine 90 "$bin/baton_runtime_test" "--gtest_filter=$gtest"
-step answer 60 "${answer[@]}" --config "$out/one.yaml" --json "$out/answer.json" --dump "$out/answer.safetensors"
 [[ $kind == cuda ]] && step calls 90 "$bin/baton_cuda_test"
-step answer_cpu 90 "${answer[@]}" --config "$out/cpu.yaml" --json "$out/answer_cpu.json" --dump "$out/answer_cpu.safetensors"
+step answer 60 "${answer[@]}" --config "$out/one.yaml" --json "$out/answer.json" --dump "$out/answer.safetensors"
+# A GPU likes other lengths than a CPU: the CPU takes the GPU's.
+readarray -t lengths_of < <(python3 deploy/gpu_report.py lengths "$out" 2>/dev/null)
+step answer_cpu 90 "${answer[@]}" "${lengths_of[@]}" --config "$out/cpu.yaml" --json "$out/answer_cpu.json" --dump "$out/answer_cpu.safetensors"
 step same 30 python3 deploy/gpu_report.py same "$out"
+# A CPU device and a GPU share the job.
+step mixed 60 "${answer[@]}" "${lengths_of[@]}" --config "$out/mixed.yaml" --json "$out/mixed.json" --dump "$out/mixed.safetensors"
+step same_mixed 30 python3 deploy/gpu_report.py same "$out" mixed
 step rates 180 "$bin/baton" bench kernels --config "$out/one.yaml" --json "$out/rates.json" --quiet
 step torch 60 python3 deploy/gpu_attention.py
 step prefill 240 "${prefill[@]}" --config "$out/one.yaml" --strategies full,star,apb --lengths "$lengths" --virtual-ranks 8 \

@@ -179,6 +179,9 @@ class backend : public buffer_sizes {
   /// fp32 or null for none, out (T, outputs) activations or fp32.
   virtual void linear(stream& s, const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
                       bool accumulate) = 0;
+  /// The same `linear` will be asked for: what takes long to set up is set up now, outside of a job's way. Nothing is computed.
+  virtual void prepare_linear(const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
+                              bool accumulate) = 0;
   /// out = silu(gate) * up. gate_up (T, 2 F) with gate first, out (T, F).
   virtual void swiglu(stream& s, const matrix& gate_up, const matrix& out) = 0;
   /// x = silu(x), in place. x (T, columns).

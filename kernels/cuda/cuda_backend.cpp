@@ -173,6 +173,7 @@ class cuda_backend final : public backend {
   }
   [[nodiscard]] std::size_t panel_bytes(std::int64_t tokens_max, int kv_heads, int dim) const override {
     return sizes_.panel_bytes(tokens_max, kv_heads, dim);
+  [[nodiscard]] std::int64_t block_multiple() const override { return sizes_.block_multiple(); }
   }
   [[nodiscard]] std::size_t decode_attention_workspace_bytes(std::int64_t keys, int heads, int dim) const override {
     return sizes_.decode_attention_workspace_bytes(keys, heads, dim);
@@ -286,6 +287,10 @@ class cuda_backend final : public backend {
   }
   void silu(stream& s, const matrix& x) override { launch_silu(handle_of(s), x); }
   void fill_rope_table(stream& s, std::span<const float> inverse_frequencies, float amplitude,
+  void prepare_linear(const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
+                      bool accumulate) override {
+    linear_.prepare(x, w, bias, out, accumulate);
+  }
                        const rope_table& table) override {
     launch_fill_rope_table(handle_of(s), inverse_frequencies, amplitude, table);
   }

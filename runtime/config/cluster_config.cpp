@@ -313,14 +313,12 @@ links_config read_links(config_section& in) {
 
 /// What devices and the rest must agree on.
 void settle_devices(const config_section& in, const cluster_config& cluster) {
-  const device_kind kind = cluster.nodes.front().devices.front().kind;
+  if (cluster.model.precision != element_type::f32) return;
   for (const auto& node : cluster.nodes) {
     for (const auto& device : node.devices) {
-      if (device.kind != kind) in.refuse("nodes", "devices of several kinds cannot share a job yet; use one kind");
+      if (device.kind == device_kind::cuda)
+        in.refuse("model", "precision fp32 is there to verify, on CPU devices; GPUs compute in bf16");
     }
-  }
-  if (kind == device_kind::cuda && cluster.model.precision == element_type::f32) {
-    in.refuse("model", "precision fp32 is there to verify, on CPU devices; GPUs compute in bf16");
   }
 }
 

@@ -66,7 +66,7 @@ engine_answer test_engine::run(const job_options& options, std::span<const std::
 }
 
 std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, std::uint64_t order_seed) {
-  const std::vector<device_view> views{{"local", "cpu0", kernels_->kernel_class()}};
+  const std::vector<device_view> views{{"local", "cpu0", kernels_->kernel_class(), kernels_->block_multiple()}};
   std::vector<engine_answer> answers(jobs.size());
   std::int64_t arena_bytes = 1 << 20;
   std::int64_t chunk = decode_pass::piece_tokens;
