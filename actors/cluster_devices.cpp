@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "actors/affinity.hpp"
 #include "kernels/cpu/cpu_backend.hpp"
 #include "kernels/cuda/cuda_backend.hpp"
 #include "kernels/fault.hpp"
@@ -31,9 +32,9 @@ cpu::cpu_options cpu_options_of(const model_source& model, const device_config& 
   return options;
 }
 
-std::unique_ptr<backend> make_backend(const model_source& model, const device_config& device) {
+std::unique_ptr<backend> make_backend(const model_source& model, const node_config& node, const device_config& device) {
   if (device.kind == device_kind::cuda)
-    return cuda::make_cuda_backend({.index = device.index});
+    return cuda::make_cuda_backend({.index = device.index, .cores = cores_of(node, device)});
   return cpu::make_cpu_backend(cpu_options_of(model, device));
 }
 
@@ -59,7 +60,7 @@ cluster_devices::cluster_devices(const cluster_config& config) {
         }
         backend_of_.push_back(backends_.size());
         of_kind[device.kind] = backends_.size();
-        backends_.push_back(make_backend(config.model, made));
+        backends_.push_back(make_backend(config.model, node, made));
       } else {
         backend_of_.push_back(known->second);
       }

@@ -35,7 +35,7 @@ class cluster_devices {
 cpu::cpu_options cpu_options_of(const model_source& model, const device_config& device);
 
 /// A device's backend with its threads.
-std::unique_ptr<backend> make_backend(const model_source& model, const device_config& device);
+std::unique_ptr<backend> make_backend(const model_source& model, const node_config& node, const device_config& device);
 
 /// Which devices of a process share weights in memory: all of them on CPUs, each GPU alone.
 int weights_place(const device_config& device);

@@ -49,7 +49,7 @@ cluster_rates known_rates(cluster_devices& devices, const cluster_config& config
         // Where processes hold the devices, this one has none with all its threads.
         std::unique_ptr<backend> own;
         if (config.processes == process_layout::per_device && device.kind == device_kind::cpu)
-          own = make_backend(config.model, device);
+          own = make_backend(config.model, node, device);
         found = known
                     .emplace(alike, rates_of_device(own ? *own : devices.kernels(index), described, model, chunk_tokens,
                                                     anew, says))

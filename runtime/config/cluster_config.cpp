@@ -246,6 +246,7 @@ node_config read_node(config_section& in, const security_config& security) {
   in.read("name", node.name, read_name);
   in.read("address", node.address, [&](const config_value& value) { return read_address(value, security); });
   in.read("data_ports", node.data_ports, read_ports);
+  in.read("affinity", node.affinity, config::one_of<bool>({{"auto", true}, {"off", false}}));
   in.read("relay", node.relay, config::section(read_relay));
   in.read("devices", node.devices, config::named_sections("cpu", read_device));
   const auto wanted = 1 + node.devices.size();
