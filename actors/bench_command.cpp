@@ -4,6 +4,7 @@
 #include <fstream>
 #include <functional>
 #include <future>
+#include <map>
 #include <memory>
 #include <thread>
 
@@ -113,10 +114,10 @@ device_speed speed_of(cluster_devices& devices, const cluster_config& config) {
   return speed;
 }
 
-/// `rates`: of a device; without them nothing is predicted, and all blocks are even.
+/// `rates`: of the devices; without them nothing is predicted, and all blocks are even.
 /// What is measured, in the order of the table: by length, by strategy, by ranks, even blocks before balanced ones.
 std::vector<prefill_row> rows_of(const bench_options& o, const cluster_config& config, const checkpoint& model,
-                                 std::span<const device_view> views, const std::optional<device_rates>& rates) {
+                                 std::span<const device_view> views, const std::optional<cluster_rates>& rates) {
   if (o.virtual_ranks && *o.virtual_ranks < 2) refuse("--virtual-ranks", "at least 2");
   const std::vector<int> ranks = o.virtual_ranks ? std::vector{*o.virtual_ranks} : o.ranks;
   const bool has_full = std::ranges::find(o.strategies, "full") != o.strategies.end();
@@ -209,7 +210,8 @@ int bench_prefill(const bench_options& o) {
     report.threads = actors::cpu_options_of(config.model, config.nodes.front().devices.front()).threads;
     std::int64_t positions = 0;
     for (const auto& row : report.rows) positions = std::max(positions, row.plan.document_tokens + o.query_tokens);
-    check_memory(report.rows, actors::basis_of(devices, model, positions, report.rows.front().plan.chunk_tokens));
+    check_memory(report.rows,
+                 actors::basis_of(devices.kernels(0), model, positions, report.rows.front().plan.chunk_tokens));
   }
 
   const progress_line progress(o.quiet);
@@ -219,15 +221,15 @@ int bench_prefill(const bench_options& o) {
   progress.say("measuring the ceiling");
   report.speed = speed_of(devices, config);
   std::vector<bench_device> used;
-  std::vector<std::unique_ptr<model_weights>> weights;  // once for all CPU devices, and once for each other one
+  std::map<int, std::unique_ptr<model_weights>> weights;
   for (std::size_t i = 0; i < report.devices; ++i) {
-    if (i == 0 || !on_cpu) {
-      weights.push_back(
-          std::make_unique<model_weights>(devices.kernels(i), model, [&](std::int64_t done, std::int64_t total) {
-            progress.say(fmt::format("loading {} of {}", format_bytes(done), format_bytes(total)));
-          }));
+    auto& own = weights[actors::weights_place(config.nodes.front().devices[i])];
+    if (!own) {
+      own = std::make_unique<model_weights>(devices.kernels(i), model, [&](std::int64_t done, std::int64_t total) {
+        progress.say(fmt::format("loading {} of {}", format_bytes(done), format_bytes(total)));
+      });
     }
-    used.push_back({devices.views()[i].node, devices.views()[i].device, &devices.kernels(i), weights.back().get()});
+    used.push_back({devices.views()[i].node, devices.views()[i].device, &devices.kernels(i), own.get()});
   }
   std::vector<job_plan> plans;
   for (const auto& row : report.rows) plans.push_back(row.plan);

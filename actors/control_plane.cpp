@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 
+#include "actors/affinity.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/observe/log.hpp"
 #include "runtime/transport/socket.hpp"
@@ -116,12 +117,15 @@ membership join_cluster(caf::actor_system& system, const coordinator_address& wh
 }
 
 std::unique_ptr<messenger> make_messenger(const cluster_config& config, const node_config& node,
+                                          std::span<const device_config> devices,
                                           const std::optional<data_plane_identity>& data_plane) {
   const std::chrono::milliseconds delay(config.links.delay_ms);
   const auto here = resolved_place(node.address, 0);
   // Without a name of its own UCX takes any device.
-  if (config.links.transport == transport_kind::ucx)
-    return make_ucx_messenger({.net_devices = here.is_loopback() ? "lo" : "", .delay = delay});
+  if (config.links.transport == transport_kind::ucx) {
+    const auto near = here.is_loopback() ? "lo" : network_devices_of(node, here.host(), devices);
+    return make_ucx_messenger({.net_devices = near, .delay = delay});
+  }
   if (!data_plane)
     throw fault(fault_code::bad_input, "the coordinator has let this process in as a client", "node " + node.name);
   return make_tcp_messenger({.host = here.host(),

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "actors/actor_config.hpp"
@@ -47,9 +48,10 @@ struct membership {
 membership join_cluster(caf::actor_system& system, const coordinator_address& where, const cluster_identity* identity,
                         std::chrono::milliseconds patience, const pause_function& pause = sleep_for);
 
-/// A process's messenger on the data plane, as the configuration has it. Throws fault(bad_input) where the process was let in as a
+/// A process's messenger on the data plane, as the configuration has it, for what these devices of the node send. Throws fault(bad_input) where the process was let in as a
 /// client.
 std::unique_ptr<messenger> make_messenger(const cluster_config& config, const node_config& node,
+                                          std::span<const device_config> devices,
                                           const std::optional<data_plane_identity>& data_plane);
 
 }  // namespace baton::actors

@@ -31,8 +31,7 @@ void local_cluster::load(const cluster_config& config, const checkpoint& model, 
                          const load_progress& progress) {
   const auto& declared = config.nodes.front().devices;
   for (std::size_t i = 0; i < devices.size(); ++i) {
-    const int memory = declared[i].kind == device_kind::cuda ? declared[i].index : -1;
-    auto& weights = weights_[memory];
+    auto& weights = weights_[weights_place(declared[i])];
     if (!weights) weights = std::make_unique<model_weights>(devices.kernels(i), model, progress);
     weights_of_.push_back(weights.get());
   }

@@ -61,7 +61,7 @@ bool serve(const cluster_config& config, const node_config& node, const actors::
   }
   log_line(config.timeouts.reconnect_ms > 0 ? log_level::info : log_level::debug,
            fmt::format("the coordinator at {}:{} has let it in", where.host, where.port), {{"node", node.name}});
-  blocks = actors::make_messenger(config, node, joined->data_plane);
+  blocks = actors::make_messenger(config, node, node.devices, joined->data_plane);
   the_relay.emplace(node.name, log, blocks.get(), [&](relay_report report) { reports.put(std::move(report)); });
   const auto in_front = actors::spawn_relay(system, joined->coordinator, *the_relay, reports,
                                             std::chrono::milliseconds(config.timeouts.progress_ms));

@@ -61,7 +61,7 @@ std::int64_t positions_needed(const prepared_job& job, const job_options& option
   return static_cast<std::int64_t>(job.input.document_ids.size() + job.input.query_ids.size()) + options.max_new_tokens;
 }
 
-device_rates rates_of(planning& with) {
+cluster_rates rates_of(planning& with) {
   return actors::known_rates(with.devices, with.config, with.model, with.config.job.chunk_tokens, false,
                              [] { log_line(log_level::info, "measuring the device, once"); });
 }
@@ -74,7 +74,7 @@ job_options balanced(prepared_job& job, const run_options& options, job_options 
 }
 
 plan_costs costs_on(planning& with, const job_plan& plan, std::int64_t positions) {
-  return costs_of(plan, actors::basis_of(with.devices, with.model, positions, plan.chunk_tokens));
+  return costs_of(plan, actors::bases_of(with.devices, with.model, positions, plan.chunk_tokens));
 }
 
 costed_plan plan_of(prepared_job& job, const job_options& options) {

@@ -36,8 +36,8 @@ submit_job submission_of(const prepared_job& job, const std::string& request_id,
 
 std::int64_t positions_needed(const prepared_job& job, const job_options& options);
 
-/// This machine's first device, measured once.
-device_rates rates_of(planning& with);
+/// This machine's devices, measured once.
+cluster_rates rates_of(planning& with);
 
 /// With `--blocks balanced`: block lengths go into the job, so that its plan records them.
 job_options balanced(prepared_job& job, const run_options& options, job_options wanted);

@@ -9,6 +9,7 @@
 #include "actors/guard.hpp"
 #include "runtime/cluster/worker_logic.hpp"
 #include "runtime/device/device_loop.hpp"
+#include "runtime/device/warm_up.hpp"
 #include "runtime/wire/codec.hpp"
 
 namespace baton::actors {
@@ -24,7 +25,8 @@ class worker_state {
         network_(std::move(network)),
         device_(std::move(device)),
         logic_({options.device.node, options.device.name, options.kernels->kernel_class(),
-                static_cast<std::int64_t>(options.device.memory_bytes), options.address, getpid()}),
+                static_cast<std::int64_t>(options.device.memory_bytes), options.address, getpid(),
+                options.kernels->block_multiple()}),
         loop_(*device_, *network_, [this](device_event event) { inbox_.put(std::move(event)); }) {
     const turn now(self_);
     // An address, not a handle: a handle would keep the actor alive that owns the compute thread.
@@ -91,6 +93,7 @@ worker_actor spawn_worker(caf::actor_system& system, const coordinator_actor& co
   // Memory is taken here, where a fault can still be told to whoever asked.
   auto device = std::make_shared<std::unique_ptr<device_context>>(
       std::make_unique<device_context>(*options.kernels, *options.weights, options.device));
+  warm_up(**device);
   auto door = std::make_shared<std::unique_ptr<endpoint>>(std::move(network));
   return system.spawn([=](worker_actor::stateful_pointer<std::unique_ptr<worker_state>> self) {
     self->state = std::make_unique<worker_state>(self, coordinator, options, std::move(*device), std::move(*door));

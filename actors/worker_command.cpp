@@ -1,13 +1,16 @@
 #include <algorithm>
 #include <optional>
+#include <span>
 
 #include <fmt/format.h>
 
+#include "actors/affinity.hpp"
 #include "actors/cluster_devices.hpp"
 #include "actors/control_plane.hpp"
 #include "actors/job_output.hpp"
 #include "actors/process_commands.hpp"
 #include "actors/process_end.hpp"
+#include "kernels/cpu/cpu_backend.hpp"
 #include "kernels/fault.hpp"
 #include "runtime/observe/format.hpp"
 #include "runtime/observe/log.hpp"
@@ -24,6 +27,7 @@ struct worker_parts {
   const cluster_config& config;
   const process_end& end;
   const node_config& node;
+  const device_config& device;
   const cluster_identity* identity = nullptr;
   std::vector<int> ends_with;  ///< readable when its agent has ended
   log_level comings = log_level::debug;
@@ -48,7 +52,7 @@ bool serve(const worker_parts& worker, const actors::coordinator_address& where,
         [&](std::chrono::milliseconds time) { return goes_on(worker.end.wait_for(worker.ends_with, time)); });
     log_line(worker.comings, fmt::format("the coordinator at {}:{} has let it in", where.host, where.port),
              {{"node", options.device.node}, {"device", options.device.name}});
-    blocks = actors::make_messenger(worker.config, worker.node, joined.data_plane);
+    blocks = actors::make_messenger(worker.config, worker.node, std::span(&worker.device, 1), joined.data_plane);
     network.emplace(*blocks);
     options.address = blocks->address();
     in_front = actors::spawn_worker(system, joined.coordinator, options, network->make_endpoint());
@@ -81,7 +85,11 @@ int run_worker(const process_options& options) {
   std::optional<parent_process> agent;
   if (stays) agent.emplace();
 
-  const auto kernels = actors::make_backend(config.model, *device);
+  if (device->kind == device_kind::cuda) {
+    // All that this process does is for one GPU: its pinned memory comes from there too.
+    if (const auto near = actors::cores_of(*node, *device); !near.empty()) cpu::keep_to(near);
+  }
+  const auto kernels = actors::make_backend(config.model, *node, *device);
   const auto model = checkpoint::open(config.model.directory);
   const double began_s = steady_seconds();
   const model_weights weights(*kernels, model);
@@ -94,6 +102,7 @@ int run_worker(const process_options& options) {
   worker_parts parts{config,
                      end,
                      *node,
+                     *device,
                      identity.get(),
                      {},
                      stays ? log_level::info : log_level::debug,

@@ -10,11 +10,12 @@ build=${2:-}
 if [[ -z $build ]]; then
   build=$root/build/cuda
   cmake --preset cuda -S "$root"
-  cmake --build "$build" --target baton baton_kernels_test baton_runtime_test
+  cmake --build "$build" --target baton baton_kernels_test baton_runtime_test baton_cuda_test
 fi
 rm -rf "$target"
 mkdir -p "$target"/{bin,lib,deploy,tests/fixtures,models}
-for program in baton baton_kernels_test baton_runtime_test; do
+for program in baton baton_kernels_test baton_runtime_test baton_cuda_test; do
+  [[ $program != baton_cuda_test || -x $build/$program ]] || continue  # a build without CUDA has none
   cp "$build/$program" "$target/bin/"
   strip "$target/bin/$program"
 done

@@ -47,9 +47,10 @@ needle="model: {directory: $here/models/needle, prompt: needle}"
 printf '%s\n%s\n' "$needle" "$(devices 1)" >"$out/one.yaml"
 printf '%s\n%s\n' "$needle" "$(devices "$gpus")" >"$out/all.yaml"
 printf '%s\nnodes: [{devices: [{kind: cpu}]}]\n' "$needle" >"$out/cpu.yaml"
+printf '%s\nnodes: [{devices: [{kind: cpu, name: slow}, {kind: %s, name: fast}]}]\n' "$needle" "$kind" >"$out/mixed.yaml"
 
 if [[ $kind == cuda ]]; then
-  shape=configs/shapes/llama-3.1-8b.yaml lengths=32K,64K,127K some=32K chunk=8192 filter='cuda' gtest='*gpu*:*staged*cuda*'
+  shape=configs/shapes/llama-3.1-8b.yaml lengths=32K,64K,127K some=32K chunk=8192 filter='cuda' gtest='*gpu*:*staged*cuda*:*warming_up*cuda'
   document=archive-32k tokens=$out/64K.json
   device() { echo "{name: $1, kind: cuda, index: $2}"; }
   python3 -c 'import random, json; random.seed(1); ids = [random.randrange(1000, 100000) for _ in range(65536 + 32)]
@@ -57,7 +58,7 @@ print(json.dumps({"document_ids": ids[32:], "query_ids": ids[:32], "system_token
   printf 'model: {directory: %s, prompt: llama3}\njob: {strategy: apb, ranks: 8, chunk_tokens: %d}\n' "$here/$shape" "$chunk" \
     >"$out/processes.yaml"
 else
-  shape=configs/shapes/small.yaml lengths=1K some=1K chunk=256 filter='cpu_bf16' gtest='*staged*cpu*' document=archive-2k tokens=""
+  shape=configs/shapes/small.yaml lengths=1K some=1K chunk=256 filter='cpu_bf16' gtest='*staged*cpu*:*warming_up*cpu' document=archive-2k tokens=""
   device() { echo "{name: $1, kind: cpu, threads: 1}"; }
   printf '%s\njob: {strategy: apb, ranks: 8}\n' "$needle" >"$out/processes.yaml"
 fi
@@ -81,9 +82,15 @@ prefill=("$bin/baton" bench prefill --shape "$shape" --chunk-tokens "$chunk" --q
 step version 60 "$bin/baton" version
 step kernels 180 "$bin/baton_kernels_test" "--gtest_filter=devices/*$filter*"
 step engine 90 "$bin/baton_runtime_test" "--gtest_filter=$gtest"
+[[ $kind == cuda ]] && step calls 90 "$bin/baton_cuda_test"
 step answer 60 "${answer[@]}" --config "$out/one.yaml" --json "$out/answer.json" --dump "$out/answer.safetensors"
-step answer_cpu 90 "${answer[@]}" --config "$out/cpu.yaml" --json "$out/answer_cpu.json" --dump "$out/answer_cpu.safetensors"
+# A GPU likes other lengths than a CPU: the CPU takes the GPU's.
+readarray -t lengths_of < <(python3 deploy/gpu_report.py lengths "$out" 2>/dev/null)
+step answer_cpu 90 "${answer[@]}" "${lengths_of[@]}" --config "$out/cpu.yaml" --json "$out/answer_cpu.json" --dump "$out/answer_cpu.safetensors"
 step same 30 python3 deploy/gpu_report.py same "$out"
+# A CPU device and a GPU share the job.
+step mixed 60 "${answer[@]}" "${lengths_of[@]}" --config "$out/mixed.yaml" --json "$out/mixed.json" --dump "$out/mixed.safetensors"
+step same_mixed 30 python3 deploy/gpu_report.py same "$out" mixed
 step rates 180 "$bin/baton" bench kernels --config "$out/one.yaml" --json "$out/rates.json" --quiet
 step torch 60 python3 deploy/gpu_attention.py
 step prefill 240 "${prefill[@]}" --config "$out/one.yaml" --strategies full,star,apb --lengths "$lengths" --virtual-ranks 8 \

@@ -1,4 +1,5 @@
-"""Two steps of gpu-check.sh: `same FOLDER` compares the GPU's answer with the CPU's, `report FOLDER` writes what all steps gave."""
+"""Steps of gpu-check.sh: `lengths FOLDER` tells the options that give another run the lengths of the GPU's answer, a word a line;
+`same FOLDER [OTHER]` compares that answer, or another one, with the CPU's, `report FOLDER` writes what all steps gave."""
 import json
 import pathlib
 import struct
@@ -16,9 +17,17 @@ def tensors(path):
         yield name, about["shape"], [x[0] for x in struct.iter_unpack("<" + kind, raw[8 + length + begin : 8 + length + end])]
 
 
-def same(folder):
-    own, cpu = (json.loads((folder / f"{name}.json").read_text()) for name in ("answer", "answer_cpu"))
-    got, expected = ({n: (s, v) for n, s, v in tensors(folder / f"{name}.safetensors")} for name in ("answer", "answer_cpu"))
+def lengths(folder):
+    plan = json.loads((folder / "answer.json").read_text())["plan"]
+    blocks = ",".join(str(shard["block_tokens"]) for shard in plan["shards"])
+    for option, tokens in (("block", blocks), ("anchor", plan["anchor_tokens"]), ("passing", plan["passing_tokens"])):
+        print(f"--{option}-tokens\n{tokens}")
+    return 0
+
+
+def same(folder, answer="answer"):
+    own, cpu = (json.loads((folder / f"{name}.json").read_text()) for name in (answer, "answer_cpu"))
+    got, expected = ({n: (s, v) for n, s, v in tensors(folder / f"{name}.safetensors")} for name in (answer, "answer_cpu"))
     a, b = got["first_logits"][1], expected["first_logits"][1]
     distance = (sum((x - y) ** 2 for x, y in zip(a, b)) / sum(y**2 for y in b)) ** 0.5
     units = common = 0
@@ -54,4 +63,4 @@ def report(folder):
 
 
 if __name__ == "__main__":
-    sys.exit({"same": same, "report": report}[sys.argv[1]](pathlib.Path(sys.argv[2])))
+    sys.exit({"lengths": lengths, "same": same, "report": report}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:]))

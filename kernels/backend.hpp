@@ -96,6 +96,9 @@ struct attention_mask {
   /// attend_few, causal: where not null, device memory that says first_query when the launch runs; `keys` is then the most that there
   /// may be, and those behind the last query's own are not read.
   const std::int32_t* first_query_at = nullptr;
+  /// attend_few: nothing that is still to run writes the keys and values, so that they may be read before it is done. Not together with
+  /// first_query_at.
+  bool settled = false;
 };
 
 /// Where the keys and values of a layer are kept: token t of what is stored goes to row `first` + t.
@@ -176,6 +179,9 @@ class backend : public buffer_sizes {
   /// fp32 or null for none, out (T, outputs) activations or fp32.
   virtual void linear(stream& s, const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
                       bool accumulate) = 0;
+  /// The same `linear` will be asked for: what takes long to set up is set up now, outside of a job's way. Nothing is computed.
+  virtual void prepare_linear(const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
+                              bool accumulate) = 0;
   /// out = silu(gate) * up. gate_up (T, 2 F) with gate first, out (T, F).
   virtual void swiglu(stream& s, const matrix& gate_up, const matrix& out) = 0;
   /// x = silu(x), in place. x (T, columns).

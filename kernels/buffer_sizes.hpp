@@ -7,14 +7,17 @@
 
 namespace baton {
 
-/// What the buffers of a kind of device take, in bytes. Plans are made with this alone, so that they can be made for a device
-/// that is not there. Pure, any thread.
+/// What the buffers of a kind of device take, in bytes, and how long it likes blocks. Plans are made with this alone, so that they can
+/// be made for a device that is not there. Pure, any thread.
 class buffer_sizes {
  public:
   virtual ~buffer_sizes() = default;
 
   /// The type of hidden states, queries, keys and values: bf16, or f32 for verification.
   [[nodiscard]] virtual element_type activation_type() const = 0;
+  /// Long blocks of tokens are best a multiple of this: where attention computes tiles, a part of one takes as long as the whole, and
+  /// where it is set up for each length, there are fewer lengths.
+  [[nodiscard]] virtual std::int64_t block_multiple() const = 0;
   /// Packed weights of (outputs, inputs).
   [[nodiscard]] virtual std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const = 0;
   /// A kv_panel for block attention.

@@ -14,6 +14,7 @@ namespace {
 bool built_in() { return false; }
 int device_count() { return 0; }
 std::string describe_device(int) { refuse(); }
+std::string pci_bus_id(int) { refuse(); }
 std::unique_ptr<backend> make_cuda_backend(const cuda_options&) { refuse(); }
 
 }  // namespace baton::cuda

@@ -67,6 +67,7 @@ class cpu_backend final : public backend {
 
   [[nodiscard]] std::string kernel_class() const override { return kernel_class_; }
   [[nodiscard]] element_type activation_type() const override { return activation_; }
+  [[nodiscard]] std::int64_t block_multiple() const override { return 1; }
 
   void adopt_compute_thread() override {
     if (!cores_.empty()) keep_to(cores_);
@@ -139,6 +140,7 @@ class cpu_backend final : public backend {
               bool accumulate) override {
     linear_.run(x, w, bias, out, accumulate);
   }
+  void prepare_linear(const matrix&, const packed_weights&, const float*, const matrix&, bool) override {}
   void swiglu(stream&, const matrix& gate_up, const matrix& out) override { cpu::swiglu(pool_, gate_up, out); }
   void silu(stream&, const matrix& x) override { cpu::silu(pool_, x); }
   void fill_rope_table(stream&, std::span<const float> inverse_frequencies, float amplitude,

@@ -1,12 +1,14 @@
 #include "kernels/cuda/cuda_backend.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <string>
 #include <utility>
 
 #include <cuda_runtime_api.h>
 
+#include "kernels/cpu/cpu_backend.hpp"
 #include "kernels/cuda/block_attention.hpp"
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/compressor.hpp"
@@ -158,16 +160,20 @@ cudaDeviceProp properties_of(int index) {
 class cuda_backend final : public backend {
  public:
   explicit cuda_backend(const cuda_options& options)
-      : index_(options.index), properties_(here(options.index)), linear_(*this), sdpa_(*this) {
+      : index_(options.index), cores_(options.cores), properties_(here(options.index)), linear_(*this), sdpa_(*this) {
     kernel_class_ = "cuda-sm" + std::to_string(properties_.major) + std::to_string(properties_.minor) + "-cublas" +
                     linear_.version() + "-cudnn" + sdpa_.version();
   }
 
   [[nodiscard]] std::string kernel_class() const override { return kernel_class_; }
-  void adopt_compute_thread() override { use(); }
+  void adopt_compute_thread() override {
+    use();
+    if (!cores_.empty()) cpu::keep_to(cores_);
+  }
 
   // ---- sizes ----
   [[nodiscard]] element_type activation_type() const override { return sizes_.activation_type(); }
+  [[nodiscard]] std::int64_t block_multiple() const override { return sizes_.block_multiple(); }
   [[nodiscard]] std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const override {
     return sizes_.packed_bytes(outputs, inputs);
   }
@@ -281,6 +287,10 @@ class cuda_backend final : public backend {
               bool accumulate) override {
     linear_.run(handle_of(s), x, w, bias, out, accumulate);
   }
+  void prepare_linear(const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
+                      bool accumulate) override {
+    linear_.prepare(x, w, bias, out, accumulate);
+  }
   void swiglu(stream& s, const matrix& gate_up, const matrix& out) override {
     launch_swiglu(handle_of(s), gate_up, out);
   }
@@ -386,6 +396,7 @@ class cuda_backend final : public backend {
   }
 
   int index_;
+  std::vector<int> cores_;
   cudaDeviceProp properties_;
   cuda_sizes sizes_;
   cuda_stream calls_;
@@ -412,6 +423,13 @@ std::string describe_device(int index) {
   return std::string(properties.name) + ", sm_" + std::to_string(properties.major) + std::to_string(properties.minor) +
          ", " + std::to_string(properties.multiProcessorCount) + " multiprocessors, " +
          std::to_string(properties.totalGlobalMem >> 20) + " MiB";
+}
+
+std::string pci_bus_id(int index) {
+  static_cast<void>(properties_of(index));
+  std::array<char, 32> id{};
+  check_cuda(cudaDeviceGetPCIBusId(id.data(), static_cast<int>(id.size()), index), "cudaDeviceGetPCIBusId");
+  return id.data();
 }
 
 std::unique_ptr<backend> make_cuda_backend(const cuda_options& options) {

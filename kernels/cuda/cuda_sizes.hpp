@@ -14,6 +14,8 @@ namespace baton::cuda {
 class cuda_sizes final : public buffer_sizes {
  public:
   [[nodiscard]] element_type activation_type() const override { return element_type::bf16; }
+  /// Rows of a tile of cuDNN's attention, and of most products.
+  [[nodiscard]] std::int64_t block_multiple() const override { return 128; }
   [[nodiscard]] std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const override {
     return static_cast<std::size_t>(outputs * inputs * 2);
   }

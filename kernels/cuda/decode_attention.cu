@@ -31,6 +31,7 @@ struct few_arguments {
   int heads;
   int width;
   bool vectors;
+  bool settled;
   // Of split i: out + i * out_split, and so on.
   float* out;
   std::int64_t out_split;
@@ -44,7 +45,8 @@ template <int dim>
 constexpr int shared_bytes = (row_tile * tile_stride<dim> + warps * 2 * key_tile * tile_stride<dim>)*2;
 
 /// A block computes 16 rows (queries times the heads of a KV head's group) over one split of the keys. Its warps take tiles of 32
-/// keys in turn, each for itself, and are merged in order at the end.
+/// keys in turn, each for itself, and are merged in order at the end. Their first tiles are on their way before the queries are there,
+/// and, where keys and values are settled, before what the launch depends on is done.
 template <int dim>
 __global__ void __launch_bounds__(threads) attend_few_kernel(const few_arguments a) {
   extern __shared__ __align__(16) unsigned char shared[];
@@ -55,22 +57,11 @@ __global__ void __launch_bounds__(threads) attend_few_kernel(const few_arguments
   bf16* const keys = queries + row_tile * tile_stride<dim> + warp * 2 * key_tile * tile_stride<dim>;
   bf16* const values = keys + key_tile * tile_stride<dim>;
   launch_dependents();
-  wait_for_dependencies();
+  if (!a.settled) wait_for_dependencies();
   const std::int64_t split = blockIdx.x;
   const int kv_head = static_cast<int>(blockIdx.y);
   const std::int64_t first_row = std::int64_t{blockIdx.z} * row_tile;
   const std::int64_t rows = a.queries * a.group;
-
-  // Row r is query r / group, head r % group of the group.
-  for (int i = thread; i < row_tile * dim; i += threads) {
-    const std::int64_t row = first_row + i / dim;
-    const int column = i % dim;
-    const std::int64_t head = std::int64_t{kv_head} * a.group + row % a.group;
-    queries[i / dim * tile_stride<dim> + column] = row < rows && column < a.width
-                                                       ? a.q[row / a.group * a.q_stride + head * a.width + column]
-                                                       : __float2bfloat16_rn(0.0f);
-  }
-  __syncthreads();
 
   const std::int64_t first_query = a.first_query + (a.first_query_at == nullptr ? 0 : *a.first_query_at);
   const std::int64_t last_query = (min(first_row + row_tile, rows) - 1) / a.group;
@@ -78,16 +69,6 @@ __global__ void __launch_bounds__(threads) attend_few_kernel(const few_arguments
   const std::int64_t end = min((split + 1) * a.split_keys, seen_end);
   const head_rows key_rows{a.keys + std::int64_t{kv_head} * a.width, a.key_stride};
   const head_rows value_rows{a.values + std::int64_t{kv_head} * a.width, a.value_stride};
-  std::int64_t seen[2];
-#pragma unroll
-  for (int row = 0; row < 2; ++row) {
-    const std::int64_t query = (first_row + lane / 4 + row * 8) / a.group;
-    seen[row] = a.causal ? min(end, first_query + query + 1) : end;
-  }
-
-  float sums[dim / 8][4] = {};
-  softmax_pair state;
-  // A tile of keys or of values is always on its way while the other is multiplied.
   const auto load_keys = [&](std::int64_t from) {
     if (from < end) load_tile<dim>(keys, key_rows, from, key_tile, end, a.width, a.vectors, lane, 32);
     copies_begin();
@@ -99,6 +80,28 @@ __global__ void __launch_bounds__(threads) attend_few_kernel(const few_arguments
   const std::int64_t first_key = split * a.split_keys + warp * key_tile;
   load_keys(first_key);
   load_values(first_key);
+  if (a.settled) wait_for_dependencies();
+
+  // Row r is query r / group, head r % group of the group.
+  for (int i = thread; i < row_tile * dim; i += threads) {
+    const std::int64_t row = first_row + i / dim;
+    const int column = i % dim;
+    const std::int64_t head = std::int64_t{kv_head} * a.group + row % a.group;
+    queries[i / dim * tile_stride<dim> + column] = row < rows && column < a.width
+                                                       ? a.q[row / a.group * a.q_stride + head * a.width + column]
+                                                       : __float2bfloat16_rn(0.0f);
+  }
+  __syncthreads();
+  std::int64_t seen[2];
+#pragma unroll
+  for (int row = 0; row < 2; ++row) {
+    const std::int64_t query = (first_row + lane / 4 + row * 8) / a.group;
+    seen[row] = a.causal ? min(end, first_query + query + 1) : end;
+  }
+
+  float sums[dim / 8][4] = {};
+  softmax_pair state;
+  // A tile of keys or of values is always on its way while the other is multiplied.
   for (std::int64_t from = first_key; from < end; from += warps * key_tile) {
     copies_wait<1>();
     __syncwarp();
@@ -274,6 +277,7 @@ void attend_piece(stream_handle s, const head_matrix& q, const head_matrix& keys
                   .heads = q.heads,
                   .width = q.dim,
                   .vectors = rows_by_vectors(keys) && rows_by_vectors(values),
+                  .settled = mask.settled,
                   .out = static_cast<float*>(out.data),
                   .out_split = 0,
                   .out_stride = out.stride,
@@ -349,6 +353,7 @@ void launch_attend_few(stream_handle s, const head_matrix& q, const head_matrix&
                        std::byte* workspace) {
   require_attention(q, keys, values, mask, out, log_sum_exp);
   require(out.type == element_type::f32, "attend_few", "an fp32 output");
+  require(!mask.settled || mask.first_query_at == nullptr, "attend_few", "settled keys whose count is known");
   for (std::int64_t first = 0; first < q.tokens; first += few_queries_max) {
     const std::int64_t count = std::min(few_queries_max, q.tokens - first);
     attention_mask piece = mask;

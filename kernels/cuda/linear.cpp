@@ -193,14 +193,33 @@ const linear_layers::product& linear_layers::product_for(const shape& key) {
   return *made;
 }
 
+linear_layers::shape linear_layers::shape_of(const matrix& x, const matrix& weights, const float* bias,
+                                             const matrix& out, bool accumulate) {
+  return {x.rows,
+          weights.rows,
+          weights.columns,
+          x.stride,
+          out.stride,
+          out.type == element_type::f32,
+          bias != nullptr,
+          accumulate,
+          alignment_of(x.data),
+          alignment_of(out.data)};
+}
+
 bool linear_layers::multiply(stream_handle s, const matrix& x, const matrix& weights, const float* bias,
                              const matrix& out, bool accumulate) {
-  const product& found =
-      product_for({x.rows, weights.rows, weights.columns, x.stride, out.stride, out.type == element_type::f32,
-                   bias != nullptr, accumulate, alignment_of(x.data), alignment_of(out.data)});
+  const product& found = product_for(shape_of(x, weights, bias, out, accumulate));
   if (!found.exists()) return false;
   found.run(static_cast<cublasLtHandle_t>(handle_), s, weights.data, x.data, bias, out.data, workspace_->data());
   return true;
+}
+
+void linear_layers::prepare(const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
+                            bool accumulate) {
+  const matrix weights = rows_of(w);
+  if (x.rows > 0 && !takes_matvec(x, weights, out))
+    static_cast<void>(product_for(shape_of(x, weights, bias, out, accumulate)));
 }
 
 void linear_layers::run(stream_handle s, const matrix& x, const packed_weights& w, const float* bias, const matrix& out,

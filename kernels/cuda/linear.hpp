@@ -30,6 +30,8 @@ class linear_layers {
   [[nodiscard]] std::unique_ptr<packed_weights> reserve(std::int64_t outputs, std::int64_t inputs) const;
   /// The weights as they stand in device memory: (outputs, inputs) bf16.
   [[nodiscard]] static matrix rows_of(const packed_weights& w);
+  /// Has cuBLASLt choose for what `run` will be asked for.
+  void prepare(const matrix& x, const packed_weights& w, const float* bias, const matrix& out, bool accumulate);
   void run(stream_handle s, const matrix& x, const packed_weights& w, const float* bias, const matrix& out,
            bool accumulate);
 
@@ -40,6 +42,8 @@ class linear_layers {
   using shape =
       std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool, bool, int, int>;
 
+  [[nodiscard]] static shape shape_of(const matrix& x, const matrix& weights, const float* bias, const matrix& out,
+                                      bool accumulate);
   const product& product_for(const shape& key);
   bool multiply(stream_handle s, const matrix& x, const matrix& weights, const float* bias, const matrix& out,
                 bool accumulate);

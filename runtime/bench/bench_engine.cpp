@@ -14,6 +14,7 @@
 #include "runtime/decode/decode_pass.hpp"
 #include "runtime/device/device_loop.hpp"
 #include "runtime/device/staged_endpoint.hpp"
+#include "runtime/device/warm_up.hpp"
 #include "runtime/plan/plan_costs.hpp"
 #include "runtime/prefill/prefill_pass.hpp"
 #include "runtime/relay/relay_log.hpp"
@@ -83,8 +84,13 @@ bench_engine::bench_engine(std::span<const bench_device> devices, std::span<cons
   std::map<std::pair<std::string, std::string>, std::int64_t> arenas;
   std::int64_t positions = 0;
   std::int64_t chunk = decode_pass::piece_tokens;
+  const auto basis_of = [&](const std::string& node, const std::string& name) {
+    const auto found = std::ranges::find_if(devices, [&](const auto& d) { return d.node == node && d.name == name; });
+    const auto& device = found == devices.end() ? devices.front() : *found;
+    return cost_basis{device.kernels, &device.weights->config(), 0, 0};
+  };
   for (const auto& plan : plans) {
-    const auto costs = costs_of(plan, {devices.front().kernels, &devices.front().weights->config(), 0, 0});
+    const auto costs = costs_of(plan, basis_of);
     for (const auto& cost : costs.devices) {
       auto& arena = arenas[{cost.node, cost.device}];
       arena = std::max(arena, cost.arena_bytes());
@@ -99,6 +105,7 @@ bench_engine::bench_engine(std::span<const bench_device> devices, std::span<cons
     devices_.push_back(std::make_unique<device_context>(
         *device.kernels, *device.weights,
         device_options{device.node, device.name, static_cast<std::size_t>(with_room), positions, chunk}));
+    warm_up(*devices_.back());
   }
 }
 

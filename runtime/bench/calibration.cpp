@@ -69,7 +69,7 @@ device_rates calibrate(backend& kernels, const model_config& model, std::int64_t
   shape.config.vocabulary = std::min(shape.config.vocabulary, 1024);
   shape.config.max_positions = std::numeric_limits<int>::max();
   const model_weights weights(kernels, checkpoint::of_shape(shape));
-  const std::array views{device_view{"local", "calibrated", kernels.kernel_class()}};
+  const std::array views{device_view{"local", "calibrated", kernels.kernel_class(), kernels.block_multiple()}};
   const bench_device device{views[0].node, views[0].device, &kernels, &weights};
   const auto plan_of = [&](std::int64_t tokens, int ranks) {
     plan_request request;

@@ -19,15 +19,16 @@ class kernel_stopwatch {
   kernel_stopwatch(backend& kernels, int runs, const std::function<void(const std::string&)>& before)
       : k_(kernels), queue_(kernels.make_stream()), type_(kernels.activation_type()), runs_(runs), before_(before) {}
 
-  void linear(std::int64_t rows, std::int64_t inputs, std::int64_t outputs) {
+  /// `added`: to what stands in the output, as a residual is.
+  void linear(std::int64_t rows, std::int64_t inputs, std::int64_t outputs, bool added = false) {
     const auto weights = k_.pack_random(outputs, inputs, 1, 0.1F);
     const auto x = random(rows, inputs, type_);
     const auto out = zero(rows, outputs, type_);
     const double work = 2.0 * real(rows) * real(inputs) * real(outputs);
     // Of few rows, reading the weights is the work.
     const double bytes = rows < 16 ? real(static_cast<std::int64_t>(weights->bytes())) : 0;
-    time("linear", fmt::format("{} x {} x {}", rows, inputs, outputs), bytes > 0 ? 0 : work, bytes,
-         [&] { k_.linear(*queue_, x.view, *weights, nullptr, out.view, false); });
+    time(added ? "linear, added" : "linear", fmt::format("{} x {} x {}", rows, inputs, outputs), bytes > 0 ? 0 : work,
+         bytes, [&] { k_.linear(*queue_, x.view, *weights, nullptr, out.view, added); });
   }
 
   /// Causal: of so many keys, the last ones are the queries' own.
@@ -237,6 +238,7 @@ std::vector<kernel_time> time_kernels(backend& kernels, int runs, const kernel_s
   kernel_stopwatch watch(kernels, runs, before);
   for (const auto& [inputs, outputs] : {std::pair{1024, 1536}, {1024, 5632}, {2816, 1024}, {4096, 4096}})
     watch.linear(sizes.rows, inputs, outputs);
+  watch.linear(sizes.rows, 4096, 4096, true);
   watch.linear(1, 4096, 14336);
   for (const int dim : {128, 64}) {
     for (const bool causal : {false, true}) watch.attention(sizes.rows, dim, causal);

@@ -148,7 +148,7 @@ std::vector<device_view> coordinator_logic::devices_for(int ranks) const {
   std::vector<device_view> all;
   for (const auto& [id, worker] : workers_) {
     if (relay_of(worker.who.node) == 0) continue;
-    all.push_back({worker.who.node, worker.who.device, worker.who.kernel_class});
+    all.push_back({worker.who.node, worker.who.device, worker.who.kernel_class, worker.who.block_multiple});
     busy[{worker.who.node, worker.who.device}] = load[id];
   }
   all = in_declared_order(std::move(all));

@@ -104,6 +104,7 @@ struct worker_ready {
   std::int64_t memory_bytes = 0;  ///< of the arena
   std::string address{};          ///< on the data plane; empty where all ranks share one process
   std::int64_t pid = 0;
+  std::int64_t block_multiple = 1;  ///< see buffer_sizes::block_multiple
 
   bool operator==(const worker_ready&) const = default;
 };

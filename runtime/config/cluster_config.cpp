@@ -246,6 +246,7 @@ node_config read_node(config_section& in, const security_config& security) {
   in.read("name", node.name, read_name);
   in.read("address", node.address, [&](const config_value& value) { return read_address(value, security); });
   in.read("data_ports", node.data_ports, read_ports);
+  in.read("affinity", node.affinity, config::one_of<bool>({{"auto", true}, {"off", false}}));
   in.read("relay", node.relay, config::section(read_relay));
   in.read("devices", node.devices, config::named_sections("cpu", read_device));
   const auto wanted = 1 + node.devices.size();
@@ -313,14 +314,12 @@ links_config read_links(config_section& in) {
 
 /// What devices and the rest must agree on.
 void settle_devices(const config_section& in, const cluster_config& cluster) {
-  const device_kind kind = cluster.nodes.front().devices.front().kind;
+  if (cluster.model.precision != element_type::f32) return;
   for (const auto& node : cluster.nodes) {
     for (const auto& device : node.devices) {
-      if (device.kind != kind) in.refuse("nodes", "devices of several kinds cannot share a job yet; use one kind");
+      if (device.kind == device_kind::cuda)
+        in.refuse("model", "precision fp32 is there to verify, on CPU devices; GPUs compute in bf16");
     }
-  }
-  if (kind == device_kind::cuda && cluster.model.precision == element_type::f32) {
-    in.refuse("model", "precision fp32 is there to verify, on CPU devices; GPUs compute in bf16");
   }
 }
 

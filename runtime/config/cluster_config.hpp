@@ -40,6 +40,7 @@ struct node_config {
   std::string name = "local";
   std::string address = "127.0.0.1";  ///< of the machine, as the other nodes reach it
   port_range data_ports{};            ///< that its agent and its workers take blocks at
+  bool affinity = true;               ///< processes keep near their GPU, and to network interfaces near their devices
   relay_config relay;
   std::vector<device_config> devices = {device_config{}};  ///< at least one, of different names
 

@@ -79,12 +79,13 @@ std::string describe(const node_config& node) {
       "  - name: {}\n"
       "    address: {}\n"
       "    data_ports: {}\n"
+      "    affinity: {}\n"
       "    relay:\n"
       "      log_memory: {}\n"
       "      log_disk: {}\n"
       "      log_directory: {}\n"
       "    devices:\n",
-      in_quotes(node.name), in_quotes(node.address), text_of(node.data_ports),
+      in_quotes(node.name), in_quotes(node.address), text_of(node.data_ports), node.affinity ? "auto" : "off",
       config::format_size(node.relay.log_memory_bytes), config::format_size(node.relay.log_disk_bytes),
       in_quotes(node.relay.log_directory.string()));
   for (const auto& device : node.devices) {

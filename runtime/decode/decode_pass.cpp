@@ -187,8 +187,9 @@ void decode_pass::project_and_attend(int index, std::int64_t count) {
   const timed scope(*this, phase::attend);
   const head_matrix q = as_heads(rows, 0, model_.heads, model_.head_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(model_.head_dim));
-  kernels_.attend_few(queue_, q, shard_.keys(index), shard_.values(index), {.keys = shard_.tokens()}, scale,
-                      partial(rank_, count), partial_sums(rank_, count), work_.attention);
+  // The shard stands since the prefill ended, which waited for the device.
+  kernels_.attend_few(queue_, q, shard_.keys(index), shard_.values(index), {.keys = shard_.tokens(), .settled = true},
+                      scale, partial(rank_, count), partial_sums(rank_, count), work_.attention);
   if (!is_last()) return;
   const int tail_part = plan_.ranks();
   kernels_.attend_few(queue_, q, tail_.keys(index), tail_.values(index),

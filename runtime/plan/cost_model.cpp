@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 #include <string>
 #include <utility>
 
+#include "runtime/plan/block_lengths.hpp"
 #include "runtime/plan/counted_work.hpp"
 
 namespace baton {
@@ -31,22 +31,7 @@ double layer_s_per_token(const shard_plan& shard, const device_rates& rates) {
          real(shard.passing_units) * rates.dense_pair_s;
 }
 
-/// Multiples of 64 as near as can be, at least one of them; the last block takes the rest. Empty where that leaves it nothing.
-std::vector<std::int64_t> rounded(const std::vector<double>& lengths, std::int64_t sum) {
-  std::vector<std::int64_t> whole;
-  double left_over = 0;
-  for (const double length : lengths) {
-    const auto steps = std::max<std::int64_t>(std::llround((length + left_over) / step_tokens), 1);
-    left_over += length - real(steps * step_tokens);
-    whole.push_back(steps * step_tokens);
-  }
-  const std::int64_t before = std::accumulate(whole.begin(), whole.end() - 1, std::int64_t{0});
-  if (before >= sum) return {};
-  whole.back() = sum - before;
-  return whole;
-}
-
-double longest_rank_s(const job_plan& plan, const model_config& model, const device_rates& rates) {
+double longest_rank_s(const job_plan& plan, const model_config& model, const cluster_rates& rates) {
   double longest = 0;
   for (const auto& shard : plan.shards) longest = std::max(longest, predicted_shard_s(shard, model, rates));
   return longest;
@@ -54,11 +39,11 @@ double longest_rank_s(const job_plan& plan, const model_config& model, const dev
 
 }  // namespace
 
-double predicted_shard_s(const shard_plan& shard, const model_config& model, const device_rates& rates) {
-  return model.layers * layer_s(counts_of(shard), rates);
+double predicted_shard_s(const shard_plan& shard, const model_config& model, const cluster_rates& rates) {
+  return model.layers * layer_s(counts_of(shard), rates.of(shard));
 }
 
-double predicted_prefill_s(const job_plan& plan, const model_config& model, const device_rates& rates) {
+double predicted_prefill_s(const job_plan& plan, const model_config& model, const cluster_rates& rates) {
   std::map<place, double> devices;
   double longest = 0;
   for (const auto& shard : plan.shards) {
@@ -70,7 +55,7 @@ double predicted_prefill_s(const job_plan& plan, const model_config& model, cons
 }
 
 std::vector<std::int64_t> balanced_blocks(const plan_request& request, std::span<const device_view> devices,
-                                          const model_config& model, const device_rates& rates, bool device_per_rank) {
+                                          const model_config& model, const cluster_rates& rates, bool device_per_rank) {
   plan_request asked = request;
   asked.options.block_tokens.clear();
   job_plan plan = make_job_plan(asked, devices);
@@ -84,6 +69,8 @@ std::vector<std::int64_t> balanced_blocks(const plan_request& request, std::span
   // each token of its block, and the lengths keep their sum.
   std::vector<double> lengths(even.begin(), even.end());
   std::vector<std::int64_t> best = even;
+  std::int64_t step = step_tokens;
+  for (const auto& device : devices) step = std::max(step, device.block_multiple);
   const auto done_s = [&] {
     return device_per_rank ? longest_rank_s(plan, model, rates) : predicted_prefill_s(plan, model, rates);
   };
@@ -96,7 +83,7 @@ std::vector<std::int64_t> balanced_blocks(const plan_request& request, std::span
     std::vector<double> ranks_beside;
     for (const auto& shard : plan.shards) {
       t.push_back(predicted_shard_s(shard, model, rates));
-      m.push_back(model.layers * layer_s_per_token(shard, rates));
+      m.push_back(model.layers * layer_s_per_token(shard, rates.of(shard)));
       ranks_beside.push_back(device_per_rank ? 1 : ranks_of[{shard.node, shard.device}]);
       fixed += lengths[t.size() - 1] - t.back() / m.back();
       slope += 1 / (m.back() * ranks_beside.back());
@@ -104,9 +91,9 @@ std::vector<std::int64_t> balanced_blocks(const plan_request& request, std::span
     const double tau = (real(request.document_tokens) - fixed) / slope;
     for (std::size_t h = 0; h < lengths.size(); ++h) {
       const double moved = lengths[h] + (tau / ranks_beside[h] - t[h]) / m[h];
-      lengths[h] = std::max(moved, real(step_tokens));
+      lengths[h] = std::max(moved, real(step));
     }
-    const auto next = rounded(lengths, request.document_tokens);
+    const auto next = rounded_lengths(lengths, step, request.document_tokens);
     if (next.empty()) break;
     asked.options.block_tokens = next;
     plan = make_job_plan(asked, devices);

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/model/model_config.hpp"
@@ -20,18 +23,37 @@ struct device_rates {
   bool operator==(const device_rates&) const = default;
 };
 
-/// Seconds that a shard's prefill computes on such a device: layers times what counts_of says.
-double predicted_shard_s(const shard_plan& shard, const model_config& model, const device_rates& rates);
+/// The rates of each device that ranks may be placed on.
+class cluster_rates {
+ public:
+  /// All devices alike, those apart that are set.
+  cluster_rates(const device_rates& all) : all_(all) {}
+  void set(const std::string& node, const std::string& device, const device_rates& rates) {
+    set_[{node, device}] = rates;
+  }
+  /// Where the shard is placed.
+  [[nodiscard]] const device_rates& of(const shard_plan& shard) const {
+    const auto found = set_.find({shard.node, shard.device});
+    return found == set_.end() ? all_ : found->second;
+  }
 
-/// Seconds until a plan's prefill is done: the device whose ranks take longest, all devices alike. Waiting for blocks is not in it: they
-/// travel while ranks attend to what they have.
-double predicted_prefill_s(const job_plan& plan, const model_config& model, const device_rates& rates);
+ private:
+  device_rates all_;
+  std::map<std::pair<std::string, std::string>, device_rates> set_;
+};
 
-/// The lengths of blocks whose ranks finish together, for a strategy that splits, as multiples of 64 but for the last: ranks behind the
-/// first compute an anchor block, later ranks attend to more passing blocks, and so their blocks are shorter. `device_per_rank`: every
-/// rank has a device of its own, whatever `devices` says. Even lengths where there is one device, whose ranks take turns. Pure;
-/// throws what make_job_plan throws.
+/// Seconds that a shard's prefill computes on its device: layers times what counts_of says.
+double predicted_shard_s(const shard_plan& shard, const model_config& model, const cluster_rates& rates);
+
+/// Seconds until a plan's prefill is done: the device whose ranks take longest. Waiting for blocks is not in it: they travel while ranks
+/// attend to what they have.
+double predicted_prefill_s(const job_plan& plan, const model_config& model, const cluster_rates& rates);
+
+/// The lengths of blocks whose ranks finish together, for a strategy that splits, as multiples of 64, or of what the devices like, but for
+/// the last: ranks behind the first compute an anchor block, later ranks attend to more passing blocks, and so their blocks are shorter,
+/// as are those of slower devices. `device_per_rank`: every rank has a device of its own, whatever `devices` says. Even lengths where
+/// there is one device, whose ranks take turns. Pure; throws what make_job_plan throws.
 std::vector<std::int64_t> balanced_blocks(const plan_request& request, std::span<const device_view> devices,
-                                          const model_config& model, const device_rates& rates, bool device_per_rank);
+                                          const model_config& model, const cluster_rates& rates, bool device_per_rank);
 
 }  // namespace baton

@@ -12,6 +12,7 @@ namespace baton {
 class gpu_sizes final : public buffer_sizes {
  public:
   [[nodiscard]] element_type activation_type() const override { return element_type::bf16; }
+  [[nodiscard]] std::int64_t block_multiple() const override { return 128; }
   [[nodiscard]] std::size_t packed_bytes(std::int64_t outputs, std::int64_t inputs) const override {
     return bytes(outputs * inputs, 2);
   }

@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "kernels/fault.hpp"
+#include "runtime/plan/block_lengths.hpp"
 #include "runtime/strategy/strategy.hpp"
 
 namespace baton {
@@ -19,7 +20,7 @@ constexpr std::array<std::string_view, 5> compressor_names{"none", "retaining_he
   throw fault(fault_code::bad_input, why, std::string(option));
 }
 
-std::vector<std::int64_t> block_lengths(const plan_request& request) {
+std::vector<std::int64_t> block_lengths(const plan_request& request, std::int64_t multiple) {
   const auto& options = request.options;
   const std::int64_t n = request.document_tokens;
   if (!options.block_tokens.empty()) {
@@ -39,9 +40,14 @@ std::vector<std::int64_t> block_lengths(const plan_request& request) {
     refuse("ranks",
            fmt::format("{} ranks cannot share {} document tokens; at most one rank a token", options.ranks, n));
   }
-  std::vector<std::int64_t> lengths(static_cast<std::size_t>(options.ranks), n / options.ranks);
-  for (std::int64_t h = 0; h < n % options.ranks; ++h) ++lengths[static_cast<std::size_t>(h)];
-  return lengths;
+  return even_lengths_in(multiple, n, options.ranks);
+}
+
+/// What was not asked for, in multiples.
+published_budget in_multiples(published_budget budget, const job_options& asked, std::int64_t multiple) {
+  if (!asked.anchor_tokens) budget.anchor_tokens = rounded_tokens(budget.anchor_tokens, multiple);
+  if (!asked.passing_tokens) budget.passing_tokens = rounded_tokens(budget.passing_tokens, multiple);
+  return budget;
 }
 
 void choose_compressor(const plan_request& request, bool queries_in_anchor, job_plan& plan) {
@@ -147,13 +153,16 @@ job_plan make_job_plan(const plan_request& request, std::span<const device_view>
   if (!how.splits() && request.options.ranks != 1) {
     refuse("ranks", fmt::format("strategy {} runs on one rank, {} were asked for", how.name(), request.options.ranks));
   }
+  std::int64_t multiple = 1;
+  for (const auto& device : devices) multiple = std::max(multiple, device.block_multiple);
   split_request split{
       .document_tokens = request.document_tokens,
       .query_tokens = request.query_tokens,
       .system_tokens = request.system_tokens,
-      .block_tokens = block_lengths(request),
+      .block_tokens = block_lengths(request, multiple),
   };
-  const auto budget = how.budget(request.options, split.block_tokens, request.document_tokens);
+  auto budget = how.budget(request.options, split.block_tokens, request.document_tokens);
+  if (how.compresses()) budget = in_multiples(budget, request.options, multiple);
   job_plan plan{
       .strategy = std::string(how.name()),
       .compressor_seed = request.options.compressor_seed,

@@ -102,6 +102,7 @@ struct device_view {
   std::string node;
   std::string device;
   std::string kernel_class;
+  std::int64_t block_multiple = 1;  ///< see buffer_sizes::block_multiple
 };
 
 struct plan_request {
@@ -120,8 +121,9 @@ struct published_budget {
 };
 published_budget budget_for(std::int64_t document_tokens);
 
-/// Splits a job into shards and places them (APB section 3.2 for `apb`; the strategy's file says how others split).
-/// Pure. Throws fault(bad_input) naming the option that cannot be met and what would be.
+/// Splits a job into shards and places them (APB section 3.2 for `apb`; the strategy's file says how others split). What nobody asked
+/// for is rounded to the largest block_multiple of the devices where that changes it by at most an eighth: blocks, the last of which
+/// takes the rest, l_a and l_p. Pure. Throws fault(bad_input) naming the option that cannot be met and what would be.
 job_plan make_job_plan(const plan_request& request, std::span<const device_view> devices);
 
 /// The token ids of a shard, A ++ B_h, and their positions.

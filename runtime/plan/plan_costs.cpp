@@ -13,13 +13,20 @@ kv_shape shape_of(const model_config& model, element_type type) {
 }
 
 plan_costs costs_of(const job_plan& plan, const cost_basis& basis) {
-  const auto type = basis.kernels->activation_type();
-  const auto shape = shape_of(*basis.model, type);
+  return costs_of(plan, [&](const std::string&, const std::string&) { return basis; });
+}
+
+plan_costs costs_of(const job_plan& plan, const device_basis& basis_of) {
+  const auto& first = plan.shards.front();
+  const auto any = basis_of(first.node, first.device);
+  const auto type = any.kernels->activation_type();
+  const auto shape = shape_of(*any.model, type);
   plan_costs costs;
   costs.prefill = prefill_traffic(plan, shape);
   costs.decode_per_token = decode_traffic(plan, shape, 1);
   costs.relay_log_bytes = relay_log_bytes(plan, shape);
   for (const auto& shard : plan.shards) {
+    const auto basis = basis_of(shard.node, shard.device);
     auto device = std::ranges::find_if(costs.devices,
                                        [&](const auto& d) { return d.node == shard.node && d.device == shard.device; });
     if (device == costs.devices.end()) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,5 +44,11 @@ kv_shape shape_of(const model_config& model, element_type type);
 
 /// Adds up what the passes of a plan will take; the same code cuts their buffers.
 plan_costs costs_of(const job_plan& plan, const cost_basis& basis);
+
+/// What a device brings to them.
+using device_basis = std::function<cost_basis(const std::string& node, const std::string& device)>;
+
+/// The same where devices are of several kinds, all with activations of one type.
+plan_costs costs_of(const job_plan& plan, const device_basis& basis_of);
 
 }  // namespace baton

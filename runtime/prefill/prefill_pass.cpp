@@ -71,11 +71,12 @@ prefill_pass::prefill_pass(device_context& device, const job_plan& plan, const s
     runs_ = {{causal_run{0, share_.tokens(), &work_.local_panel}, {}}, 1};
   }
   prepare_attention();
+  prepare_products();
   time_on(kernels_, queue_);
   begin(run());
 }
 
-/// Tells the kernels what attend_causal and attend_dense will ask for.
+/// What attend_causal and attend_dense will ask for.
 void prefill_pass::prepare_attention() {
   const auto prepare = [&](std::int64_t first, std::int64_t count, const kv_panel& panel, const attention_mask& mask) {
     kernels_.prepare_attend(queries().slice(first, count), panel, mask, work_.attended.slice(first, count));
@@ -95,6 +96,28 @@ void prefill_pass::prepare_attention() {
   panel.values = work_.passing_values;
   for (std::int64_t first = share_.anchor_tokens; first < share_.tokens(); first = chunk_end(first, share_.tokens())) {
     prepare(first, chunk_end(first, share_.tokens()) - first, panel, {.keys = share_.passing_units});
+  }
+}
+
+/// What project, score and feed_forward will ask for: all layers want the same.
+void prefill_pass::prepare_products() {
+  const auto& weights = device_.weights().layer(0);
+  const auto& scratch = device_.scratch();
+  for (std::int64_t first = 0; first < share_.tokens(); first = chunk_end(first, share_.tokens())) {
+    const std::int64_t count = chunk_end(first, share_.tokens()) - first;
+    const matrix hidden = work_.hidden.slice_rows(first, count);
+    const matrix normed = scratch.normed.slice_rows(0, count);
+    const matrix rows = work_.qkv.slice_rows(first, count);
+    kernels_.prepare_linear(normed, *weights.qkv, weights.qkv_bias, rows, false);
+    kernels_.prepare_linear(work_.attended.slice(first, count).as_matrix(), *weights.o, weights.o_bias, hidden, true);
+    kernels_.prepare_linear(normed, *weights.gate_up, nullptr, scratch.gate_up.slice_rows(0, count), false);
+    kernels_.prepare_linear(scratch.gated.slice_rows(0, count), *weights.down, nullptr, hidden, true);
+    const std::int64_t skip = std::max<std::int64_t>(share_.anchor_tokens - first, 0);
+    if (!scores_by_heads() || skip >= count) continue;
+    const matrix inner = scratch.retain_hidden.slice_rows(0, count - skip);
+    kernels_.prepare_linear(rows.slice_rows(skip, count - skip), *weights.retain_in, nullptr, inner, false);
+    kernels_.prepare_linear(inner, *weights.retain_out, nullptr,
+                            work_.scores.slice_rows(first + skip - share_.anchor_tokens, count - skip), false);
   }
 }
 
@@ -146,7 +169,7 @@ task prefill_pass::project(int index) {
                         static_cast<float>(model_.rms_eps), normed);
       kernels_.linear(queue_, normed, *weights.qkv, weights.qkv_bias, rows, false);
     }
-    if (plan_.compressor == compressor_kind::retaining_heads && share_.compressed_units > 0) score(index, rows, first);
+    if (scores_by_heads()) score(index, rows, first);
     {
       const timed scope(*this, phase::project);
       // Queries and keys stand side by side and turn alike.

@@ -47,13 +47,18 @@ class prefill_pass final : public pass {
  private:
   friend class layer;
 
+  /// Tell the kernels what the layers will ask for, while nobody waits for it.
   void prepare_attention();
+  void prepare_products();
   task run();
   task project(int index);
   task feed_forward(int index);
 
   void score(int index, const matrix& rows, std::int64_t first);
 
+  [[nodiscard]] bool scores_by_heads() const {
+    return plan_.compressor == compressor_kind::retaining_heads && share_.compressed_units > 0;
+  }
   [[nodiscard]] std::int64_t chunk_end(std::int64_t first, std::int64_t limit) const {
     return std::min(first + plan_.chunk_tokens, limit);
   }

@@ -148,6 +148,7 @@ void write(const worker_ready& from, WorkerReady& to) {
   to.set_memory_bytes(from.memory_bytes);
   to.set_address(from.address);
   to.set_pid(from.pid);
+  to.set_block_multiple(from.block_multiple);
 }
 
 worker_ready read(const WorkerReady& in, const place& at) {
@@ -156,7 +157,8 @@ worker_ready read(const WorkerReady& in, const place& at) {
           .kernel_class = text(in.kernel_class(), at / "kernel_class"),
           .memory_bytes = byte_count(in.memory_bytes(), at / "memory_bytes"),
           .address = address(in.address(), at / "address"),
-          .pid = process_number(in.pid(), at / "pid")};
+          .pid = process_number(in.pid(), at / "pid"),
+          .block_multiple = within(in.block_multiple(), 1, INT32_MAX, at / "block_multiple")};
 }
 
 void write(const worker_alive&, WorkerAlive&) {}

@@ -31,14 +31,16 @@ struct runner {
 /// Steps passes until none is left, one step of each in turn, or of one drawn at random. Throws when all of them wait, and
 /// `progress()`, which moves what travels by itself, moves nothing.
 template <class Progress, class OnFinished>
-void step_all(std::vector<std::pair<runner*, pass*>> passes, std::mt19937_64* order, Progress&& progress,
-              OnFinished&& on_finished) {
+void step_all(std::vector<std::pair<runner*, pass*>> passes, std::mt19937_64* order,
+              const test_engine::step_watch& watch, Progress&& progress, OnFinished&& on_finished) {
   while (!passes.empty()) {
     if (order) std::ranges::shuffle(passes, *order);
     bool moved = false;
     for (auto it = passes.begin(); it != passes.end() && !(order && moved);) {
       const auto before = it->first->progress->chunks.load();
+      if (watch.before) watch.before();
       const bool finished = it->second->step() == pass::state::finished;
+      if (watch.after) watch.after(*it->second, finished);
       moved = moved || it->first->progress->chunks.load() != before;
       if (finished) on_finished(*it->first);
       it = finished ? passes.erase(it) : it + 1;
@@ -64,7 +66,7 @@ engine_answer test_engine::run(const job_options& options, std::span<const std::
 }
 
 std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, std::uint64_t order_seed) {
-  const std::vector<device_view> views{{"local", "cpu0", kernels_->kernel_class()}};
+  const std::vector<device_view> views{{"local", "cpu0", kernels_->kernel_class(), kernels_->block_multiple()}};
   std::vector<engine_answer> answers(jobs.size());
   std::int64_t arena_bytes = 1 << 20;
   std::int64_t chunk = decode_pass::piece_tokens;
@@ -118,7 +120,7 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
     kernels_->synchronize(device.queue());
     return staged.progress();
   };
-  step_all(passes, order, progress, [&](runner& r) {
+  step_all(passes, order, watch, progress, [&](runner& r) {
     auto& chosen = answers[r.job].chosen;
     chosen.resize(static_cast<std::size_t>(config().layers));
     for (int layer = 0; layer < config().layers; ++layer) {
@@ -156,7 +158,7 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
                                              *r.progress, hears);
     passes.emplace_back(&r, r.answer.get());
   }
-  step_all(passes, order, progress, [](runner& r) { r.answer.reset(); });
+  step_all(passes, order, watch, progress, [](runner& r) { r.answer.reset(); });
   for (auto& answer : answers) answer.arena_peak_bytes = device.memory().peak_bytes();
   return answers;
 }

@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "kernels/backend.hpp"
 #include "runtime/device/device_context.hpp"
+#include "runtime/device/pass.hpp"
 #include "runtime/model/checkpoint.hpp"
 #include "runtime/plan/job_plan.hpp"
 #include "runtime/relay/relay_log.hpp"
@@ -44,6 +46,13 @@ class test_engine {
   /// Runs a job to its end. `order_seed` 0 steps lower ranks first; any other draws which pass goes next at random.
   engine_answer run(const job_options& options, std::span<const std::int32_t> document,
                     std::span<const std::int32_t> query, std::int64_t system_tokens, std::uint64_t order_seed = 0);
+
+  /// Called around every step of every pass, where set: what happens between the two is the pass's own doing.
+  struct step_watch {
+    std::function<void()> before;
+    std::function<void(const pass& stepped, bool finished)> after;
+  };
+  step_watch watch;
 
   struct job {
     job_options options;

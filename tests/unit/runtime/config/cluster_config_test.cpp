@@ -103,6 +103,16 @@ TEST(cluster_config, reads_gpus) {
 
 TEST(cluster_config, refuses_fp32_on_a_gpu) {
   EXPECT_THROW(parse("model: {directory: /m, precision: fp32}\nnodes: [{devices: [{kind: cuda}]}]\n"), fault);
+  EXPECT_THROW(parse("model: {directory: /m, precision: fp32}\nnodes: [{devices: [{}, {kind: cuda}]}]\n"), fault);
+}
+
+TEST(cluster_config, takes_devices_of_both_kinds_on_one_node_or_several) {
+  const auto nodes =
+      parse(model + "nodes: [{devices: [{kind: cuda}, {}]}, {name: b, affinity: \"off\", devices: [{}]}]\n").nodes;
+  EXPECT_EQ(nodes[0].devices[0].kind, device_kind::cuda);
+  EXPECT_EQ(nodes[0].devices[1].kind, device_kind::cpu);
+  EXPECT_TRUE(nodes[0].affinity);
+  EXPECT_FALSE(nodes[1].affinity);
 }
 
 TEST(cluster_config, reads_every_key) {
@@ -399,8 +409,7 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
        "f.yaml:2:40: nodes[0].devices[0].cores: a GPU has none to choose"},
       {model + "nodes: [{devices: [{index: 1}]}]\n",
        "f.yaml:2:28: nodes[0].devices[0].index: only a device of kind cuda has one"},
-      {model + "nodes: [{devices: [{kind: cuda}, {}]}]\n",
-       "f.yaml:2:8: nodes: devices of several kinds cannot share a job yet; use one kind"},
+      {model + "nodes: [{affinity: near}]\n", "f.yaml:2:20: nodes[0].affinity: expected one of auto, off, got 'near'"},
       {model + "nodes: [{devices: [{threads: 0}]}]\n",
        "f.yaml:2:30: nodes[0].devices[0].threads: expected a whole number between 1 and 1024, or auto, got '0'"},
       {model + "nodes: [{devices: [{threads: 3, cores: [0, 1]}]}]\n",

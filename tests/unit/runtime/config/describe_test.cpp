@@ -96,16 +96,17 @@ cluster_config drawn_config() {
   config.job.sampling.top_p = static_cast<float>(drawn(1, 100'000)) / 100'000.0F;
   config.job.sampling.seed = *rc::gen::arbitrary<std::uint64_t>();
   config.nodes.clear();
-  const bool gpus = config.model.precision == element_type::bf16 && *rc::gen::arbitrary<bool>();
+  const bool may_have_gpus = config.model.precision == element_type::bf16;
   for (std::int64_t n = drawn(1, 3); n > 0; --n) {
     std::string log_directory = *any_text();
     std::erase(log_directory, '\0');
     node_config node{.name = "node-" + std::to_string(n),
+                     .affinity = *rc::gen::arbitrary<bool>(),
                      .relay = {drawn(1, std::int64_t{1} << 50), drawn(0, std::int64_t{1} << 50), "/" + log_directory},
                      .devices = {}};
     for (std::int64_t d = drawn(1, 3); d > 0; --d) {
       device_config device{.name = std::to_string(d) + ".x_Y", .cores = {}};
-      if (gpus) {
+      if (may_have_gpus && *rc::gen::arbitrary<bool>()) {
         device.kind = device_kind::cuda;
         device.index = static_cast<int>(drawn(0, 1023));
         if (*rc::gen::arbitrary<bool>()) device.memory_bytes = drawn(1 << 20, std::int64_t{1} << 50);
@@ -170,6 +171,7 @@ nodes:
   - name: "local"
     address: "127.0.0.1"
     data_ports: any
+    affinity: auto
     relay:
       log_memory: 1GiB
       log_disk: 0

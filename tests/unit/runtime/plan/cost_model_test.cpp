@@ -82,6 +82,29 @@ TEST(balanced_blocks, are_even_where_all_ranks_take_turns_on_one_device_unless_e
   EXPECT_GT(balanced_blocks(request, devices_of(1), model, rates, true).front(), 4096);
 }
 
+TEST(balanced_blocks, are_shorter_on_slower_devices) {
+  const auto model = model_of_layers(8);
+  auto request = request_of(32768, 4);
+  const auto views = devices_of(4);
+  cluster_rates mixed(rates);
+  mixed.set("node", "device1",
+            {4 * rates.token_s, 4 * rates.scored_token_s, 4 * rates.causal_pair_s, 4 * rates.dense_pair_s});
+  const auto even = make_job_plan(request, views);
+  EXPECT_DOUBLE_EQ(predicted_shard_s(even.shards[1], model, mixed),
+                   4 * predicted_shard_s(even.shards[1], model, rates));
+  request.options.block_tokens = balanced_blocks(request, views, model, mixed, false);
+  const auto balanced = make_job_plan(request, views);
+  EXPECT_LT(3 * balanced.shards[1].block_tokens, balanced.shards[0].block_tokens);
+  EXPECT_LT(1.5 * predicted_prefill_s(balanced, model, mixed), predicted_prefill_s(even, model, mixed));
+}
+
+TEST(balanced_blocks, are_multiples_of_what_the_devices_like) {
+  auto views = devices_of(4);
+  views[2].block_multiple = 256;
+  const auto lengths = balanced_blocks(request_of(50'000, 4), views, model_of_layers(8), rates, false);
+  for (std::size_t h = 0; h + 1 < lengths.size(); ++h) EXPECT_EQ(lengths[h] % 256, 0);
+}
+
 RC_GTEST_PROP(balanced_blocks, are_never_predicted_to_be_slower_and_always_add_up_to_the_document, ()) {
   const auto model = model_of_layers(4);
   auto request = request_of(*rc::gen::inRange<std::int64_t>(600, 40'000), *rc::gen::inRange(2, 12));

@@ -147,6 +147,52 @@ TEST(job_plan, what_cannot_be_is_refused_with_the_option_and_what_would_be_right
   EXPECT_THAT(refusal_of(beyond), HasSubstr("exceed the 1024 positions"));
 }
 
+RC_GTEST_PROP(job_plan, what_nobody_asked_for_is_rounded_to_what_the_devices_like_where_it_changes_little, ()) {
+  const auto n = *rc::gen::inRange<std::int64_t>(300, 300'000);
+  auto request = request_for(n, *rc::gen::inRange(1, 20), *rc::gen::element<std::string>("star", "apb"));
+  request.query_tokens = 0;
+  const std::int64_t multiple = *rc::gen::element(64, 128, 256);
+  const auto even = make_job_plan(request, one_device);
+  const std::vector<device_view> devices{{"local", "cpu0", "cpu"}, {"local", "gpu0", "gpu", multiple}};
+  const auto plan = make_job_plan(request, devices);
+  const auto far = [](std::int64_t got, std::int64_t from) { return 8 * std::abs(got - from) > from; };
+  std::int64_t sum = 0;
+  for (std::size_t h = 0; h < plan.shards.size(); ++h) {
+    const std::int64_t block = plan.shards[h].block_tokens;
+    sum += block;
+    RC_ASSERT(!far(block, even.shards[h].block_tokens));
+    if (h + 1 < plan.shards.size() && n / plan.ranks() >= 8 * multiple) RC_ASSERT(block % multiple == 0);
+    if (n / plan.ranks() < 8 * multiple) RC_ASSERT(block == even.shards[h].block_tokens);
+  }
+  RC_ASSERT(sum == n);
+  if (plan.strategy != "apb" || plan.ranks() == 1) return;
+  for (const auto& [got, from] :
+       {std::pair(plan.anchor_tokens, even.anchor_tokens), std::pair(plan.passing_tokens, even.passing_tokens)}) {
+    RC_ASSERT(!far(got, from));
+    RC_ASSERT(got == from || got % multiple == 0);
+    if (from >= 4 * multiple) RC_ASSERT(got % multiple == 0);
+  }
+}
+
+TEST(job_plan, what_was_asked_for_is_not_rounded) {
+  const std::vector<device_view> devices{{"local", "gpu0", "gpu", 128}};
+  auto request = request_for(40'000, 4);
+  request.options.anchor_tokens = 1001;
+  request.options.passing_tokens = 777;
+  request.options.block_tokens = {9'999, 10'001, 10'000, 10'000};
+  const auto plan = make_job_plan(request, devices);
+  EXPECT_EQ(plan.anchor_tokens, 1001);
+  EXPECT_EQ(plan.passing_tokens, 777);
+  EXPECT_EQ(plan.shards[0].block_tokens, 9'999);
+  request.options = request_for(40'000, 4).options;
+  const auto rounded = make_job_plan(request, devices);
+  std::vector<std::int64_t> lengths;
+  for (const auto& shard : rounded.shards) lengths.push_back(shard.block_tokens);
+  EXPECT_EQ(lengths, (std::vector<std::int64_t>{9'984, 9'984, 9'984, 10'048}));
+  EXPECT_EQ(rounded.passing_tokens, 640);   // 40,000 / 64 is 625, auto 624
+  EXPECT_EQ(rounded.anchor_tokens, 1'280);  // 1250, auto 1248
+}
+
 RC_GTEST_PROP(job_plan, every_plan_covers_the_document_once_and_its_numbers_add_up, ()) {
   plan_request request;
   request.options.ranks = *rc::gen::inRange(1, 20);
@@ -173,7 +219,9 @@ RC_GTEST_PROP(job_plan, every_plan_covers_the_document_once_and_its_numbers_add_
     }
   }
   std::vector<device_view> devices;
-  for (int i = 0; i < *rc::gen::inRange(1, 5); ++i) devices.push_back({"node", fmt::format("cpu{}", i), "cpu"});
+  const std::int64_t multiple = *rc::gen::element(1, 64, 128);
+  for (int i = 0; i < *rc::gen::inRange(1, 5); ++i)
+    devices.push_back({"node", fmt::format("cpu{}", i), "cpu", i == 0 ? multiple : 1});
   const auto plan = make_job_plan(request, devices);
 
   std::set<std::string> left_behind;

@@ -222,7 +222,8 @@ inline shard_timings draw() {
 
 template <>
 inline worker_ready draw() {
-  return {drawn_text(), drawn_text(), drawn_text(), drawn_bytes(), any<std::string>(), drawn_count()};
+  return {drawn_text(),       drawn_text(),  drawn_text(),      drawn_bytes(),
+          any<std::string>(), drawn_count(), between(1, 65'536)};
 }
 
 template <>
