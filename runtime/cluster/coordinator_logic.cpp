@@ -220,9 +220,11 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
   } else if (const auto* damaged = std::get_if<block_damaged>(&report)) {
     auto* job = find(damaged->job);
     if (!job || damaged->rank >= static_cast<int>(job->ranks.size())) return;
-    // Another relay may hold a copy, and that is the one that counts: all are asked.
-    if (job->now > stage::reserving && job->damaged_blocks.insert({damaged->rank, damaged->layer}).second)
-      fence(*job, now_s);
+    if (job->now == stage::reserving) return;
+    // Another relay may hold a copy, and that is the one that counts: all are asked. Also of a block that is known to be damaged, for this
+    // is another copy, which its relay may have named.
+    job->damaged_blocks.insert({damaged->rank, damaged->layer});
+    fence(*job, now_s);
   } else if (const auto* ended = std::get_if<worker_ended>(&report)) {
     const auto worker = std::ranges::find_if(workers_, [&](const auto& entry) {
       const auto& who = entry.second.who;

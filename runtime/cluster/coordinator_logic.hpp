@@ -173,7 +173,8 @@ class coordinator_logic {
     shard_progress progress;
     std::optional<shard_timings> prefill;
     std::optional<shard_timings> answer;
-    /// Had a holder when this attempt was placed, which so does not send them.
+    /// Left to holders: they had one when this attempt was placed, or when another copy was damaged. The rank is asked for them when these are
+    /// gone.
     held_blocks held;
     std::optional<open_replay> replay;
     std::set<peer_id> without_room;  ///< workers that could not take it

@@ -240,9 +240,15 @@ void coordinator_logic::ask_again_for_lost_blocks(job_entry& job) {
 void coordinator_logic::ask_again_for_damaged_blocks(job_entry& job, const std::map<int, peer_id>& places) {
   for (const auto& [rank, layer] : job.damaged_blocks) {
     // One that has just been placed sends all that nobody holds.
-    if (places.contains(rank) || held_of(job, rank).contains(layer)) continue;
-    actions_.push_back(
-        to_worker{job.ranks[static_cast<std::size_t>(rank)].worker, give_blocks{job.run, rank, {layer}}});
+    if (places.contains(rank)) continue;
+    auto& r = job.ranks[static_cast<std::size_t>(rank)];
+    const auto there = held_of(job, rank);
+    if (const auto copy = there.find(layer); copy != there.end()) {
+      // Left to its holders from now on: the rank is asked should they be lost before they have sent it.
+      r.held.insert(*copy);
+    } else {
+      actions_.push_back(to_worker{r.worker, give_blocks{job.run, rank, {layer}}});
+    }
   }
 }
 

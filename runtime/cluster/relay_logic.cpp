@@ -39,7 +39,8 @@ bool relay_logic::block_was_damaged(const send_block& sending) {
   auto& job = found->second;
   if (!job.damaged.insert(sending.key).second && job.held.contains(sending.key)) return false;
   job.held.erase(sending.key);
-  if (job.waiting[sending.key].insert(sending.to).second) ++job.wants;
+  // Whoever wants it waits; other relays get it from whomever the coordinator names.
+  if (sending.kind == message_kind::answer && job.waiting[sending.key].insert(sending.to).second) ++job.wants;
   actions_.emplace_back(relay_report(block_damaged{sending.key.job, sending.key.source, sending.key.layer}));
   return true;
 }
@@ -140,8 +141,12 @@ std::vector<std::string> relay_logic::others_of(const job_entry& job, rank_range
   return others;
 }
 
-void relay_logic::block_forwarded(const block_key& key, rank_range targets) {
-  if (judge(key) == block_verdict::take) keep(jobs_.at(key.job), key, targets);
+void relay_logic::block_forwarded(const std::string& from, const block_key& key, rank_range targets) {
+  if (judge(key) != block_verdict::take) return;
+  auto& job = jobs_.at(key.job);
+  // Of this node's rank: its copy here was damaged, and others may wait for this relay to send it. When the rank gives it as well, that one falls.
+  if (key.source < job.relays.size() && job.relays[key.source] == address_) return block_given(from, key, targets);
+  keep(job, key, targets);
 }
 
 void relay_logic::block_wanted(const std::string& from, const block_key& key) {

@@ -71,8 +71,8 @@ class relay_logic {
   /// A block of this node's ranks is in the log now: it goes once to each other node that hosts one of `targets`, and to whoever
   /// waits for it here.
   void block_given(const std::string& from, const block_key& key, rank_range targets);
-  /// The same for a block of another node's ranks, which that node's relay sends to everybody.
-  void block_forwarded(const block_key& key, rank_range targets);
+  /// The same for what another relay sends: a block of another node's ranks goes no further, for that node's relay sends it to everybody.
+  void block_forwarded(const std::string& from, const block_key& key, rank_range targets);
   /// Answered at once, or as soon as the block is there; the answer says who else is to get it.
   void block_wanted(const std::string& from, const block_key& key);
 

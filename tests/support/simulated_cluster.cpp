@@ -89,6 +89,7 @@ struct simulated_cluster::relay {
   std::size_t joined;
   std::uint64_t newest_heard = 0;
   std::map<block_key, std::uint32_t> log{};
+  std::set<block_key> damaged{};  ///< once: a disk that damages a block again fails its job
 };
 
 /// What the client knows of a job.
@@ -741,10 +742,10 @@ void simulated_cluster::perform(relay& who) {
       }
       const auto& sending = std::get<send_block>(action);
       const auto held = who.log.find(sending.key);
-      // Damaged a moment ago: whoever wants it asks again.
+      // Damaged a moment ago, and so on its way again.
       if (held == who.log.end() && options_.damages_max > 0) continue;
       if (held == who.log.end()) broken("a relay sends only what it has");
-      if (damages_ < options_.damages_max && chance(40)) {
+      if (damages_ < options_.damages_max && chance(40) && who.damaged.insert(sending.key).second) {
         ++damages_;
         damaged_.insert(sending.key);
         who.log.erase(held);
@@ -763,14 +764,14 @@ bool simulated_cluster::deliver(data_message& m) {
     auto& who = *relay_there->second;
     if (m.kind == message_kind::want) {
       who.logic.block_wanted(m.from, m.key);
-    } else {
+    } else if (m.kind != message_kind::answer) {
       const auto verdict = who.logic.judge(m.key);
       if (verdict == block_verdict::later) return false;
       if (verdict == block_verdict::take) {
         who.log.emplace(m.key, m.value);
         made_[m.key] = m.value;
         m.kind == message_kind::put ? who.logic.block_given(m.from, m.key, m.targets)
-                                    : who.logic.block_forwarded(m.key, m.targets);
+                                    : who.logic.block_forwarded(m.from, m.key, m.targets);
       }
     }
     perform(who);
