@@ -396,10 +396,12 @@ class flow:
             if state != "right":
                 self.broken.append(f"undisturbed, {kind[0]}: {state} {text}")
         self.calm_fds = self.count_of_descriptors()
-        # Faults come no faster than jobs: on a slow or busy machine the same faults per job, not per second.
-        self.gap_s = max(self.given.gap, 2 * sum(calm_s) / len(calm_s))
+        mend_s = self.time_to_mend()
+        # Faults come no faster than jobs, and than what was killed comes back: on a slow or busy machine the same faults per job, not per
+        # second. Else nobody would be there most of the time, and little would be tried.
+        self.gap_s = max(self.given.gap, 2 * sum(calm_s) / len(calm_s), mend_s)
         self.coordinator_rests_until = 0.0
-        say(f"{len(self.kinds)} kinds of jobs answered undisturbed, in {sum(calm_s) / len(calm_s):.2f} s on average; a fault every {self.gap_s:.1f} s")
+        say(f"{len(self.kinds)} kinds of jobs answered undisturbed, in {sum(calm_s) / len(calm_s):.2f} s on average; a killed worker is back after {mend_s:.1f} s; a fault every {self.gap_s:.1f} s")
         plan = [(first + i, self.kinds[self.random.randrange(len(self.kinds))], self.random.random() < 0.25) for i in range(count)]
         stop = threading.Event()
         flow_began = time.monotonic()
@@ -443,6 +445,18 @@ class flow:
             timer.join()
         self.seconds = time.monotonic() - flow_began
         self.check_what_is_left()
+
+    def time_to_mend(self):
+        """How long a worker that is killed is away."""
+        killed = time.monotonic()
+        kill(self.one_of("worker")[0], signal.SIGKILL)
+        while len(self.find("worker")) == len(nodes):
+            time.sleep(0.02)
+        while len(self.find("worker")) < len(nodes):
+            time.sleep(0.1)
+        if trouble := self.wait_until_whole():
+            self.broken.append(f"a killed worker did not come back: {trouble}")
+        return time.monotonic() - killed
 
     def count_of_descriptors(self):
         counts = {}

@@ -398,6 +398,26 @@ TEST_F(recovery, of_a_damaged_block_takes_the_copy_of_another_relay_or_asks_its_
   }
 }
 
+TEST_F(recovery, a_rank_is_asked_for_a_damaged_block_after_all_when_whoever_had_a_copy_dies_before_it_was_sent) {
+  logic.relay_said(east_relay, block_damaged{1, 1, 0}, now);
+  fenced(1, {{1, {0}}}, {});
+  EXPECT_THAT(said_to_workers<give_blocks>(), IsEmpty());
+  logic.relay_lost(west_relay, "killed", now);  // with its ranks: two losses, and its own
+  logic.relay_said(east_relay, job_fenced{1, 4, {}}, now);
+  take();
+  EXPECT_THAT(said_to_workers<give_blocks>(), ElementsAre(std::pair(east1, give_blocks{1, 1, {0}})));
+}
+
+TEST_F(recovery, a_copy_of_a_damaged_block_that_is_damaged_as_well_is_not_waited_for) {
+  logic.relay_said(east_relay, block_damaged{1, 1, 0}, now);
+  take();
+  logic.relay_said(west_relay, job_fenced{1, 1, {{1, {0}}}}, now);
+  logic.relay_said(west_relay, block_damaged{1, 1, 0}, now);
+  logic.relay_said(east_relay, job_fenced{1, 1, {}}, now);
+  fenced(2, {}, {});
+  EXPECT_THAT(said_to_workers<give_blocks>(), ElementsAre(std::pair(east1, give_blocks{1, 1, {0}})));
+}
+
 /// As `recovery`, with a short patience for nodes that do not reach each other.
 struct recovery_of_the_cut_off : recovery {
   recovery_of_the_cut_off()

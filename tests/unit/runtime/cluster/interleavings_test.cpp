@@ -76,10 +76,10 @@ TEST(interleavings, of_blocks_that_are_damaged_in_relays_logs_keep_every_promise
   EXPECT_EQ(first_broken_promise({.deaths_max = 0, .damages_max = 1}, 400 / share), "");
 }
 
-/// Does not hold yet: once in some thousand interleavings a block that is damaged while ranks are replayed does not come again, and its
-/// job stands still until its deadline (docs/roadmap.md).
-TEST(interleavings, DISABLED_of_blocks_that_are_damaged_beside_deaths_keep_every_promise) {
-  EXPECT_EQ(first_broken_promise({.deaths_max = 2, .restarts_max = 1, .damages_max = 1}, 800 / share), "");
+TEST(interleavings, of_blocks_that_are_damaged_beside_deaths_keep_every_promise) {
+  EXPECT_EQ(first_broken_promise({.deaths_max = 2, .restarts_max = 1, .damages_max = 3}, 800 / share), "");
+  EXPECT_EQ(first_broken_promise({.nodes = 3, .ranks = 5, .jobs = 1, .deaths_max = 4, .damages_max = 3}, 800 / share),
+            "");
 }
 
 /// Three ranks on two nodes, and one schedule of messages: what may fail at which of its instants.
@@ -155,6 +155,11 @@ TEST(interleavings, full_of_many_deaths_and_restarts_keep_every_promise) {
   EXPECT_EQ(first_broken_promise({.deaths_max = 2, .restarts_max = 1}, 100'000), "");
   EXPECT_EQ(first_broken_promise({.devices = 1, .ranks = 3, .jobs = 1, .deaths_max = 2, .restarts_max = 1}, 100'000),
             "");
+}
+
+TEST(interleavings, full_of_blocks_that_are_damaged_beside_deaths_keep_every_promise) {
+  EXPECT_EQ(first_broken_promise({.deaths_max = 2, .restarts_max = 1, .damages_max = 1}, 50'000), "");
+  EXPECT_EQ(first_broken_promise({.nodes = 3, .ranks = 5, .jobs = 1, .deaths_max = 4, .damages_max = 3}, 50'000), "");
 }
 
 struct planted : testing::TestWithParam<planted_bug> {};

@@ -96,6 +96,17 @@ TEST_F(relay_logic_test, a_forwarded_block_goes_no_further) {
   EXPECT_EQ(logic.judge(key_of(1, 0, 2)), block_verdict::drop);
 }
 
+TEST_F(relay_logic_test, a_forwarded_block_of_its_own_rank_that_was_damaged_here_goes_to_all_others) {
+  const auto key = key_of(1, 0, 0);
+  logic.block_given("worker", key, {1, 6});
+  static_cast<void>(logic.take_actions());
+  EXPECT_TRUE(logic.block_was_damaged({"far", message_kind::forward, key, {1, 6}}));
+  EXPECT_THAT(reported(logic), ElementsAre(block_damaged{1, 0, 0}));
+  logic.block_forwarded("there", key, {1, 6});
+  EXPECT_THAT(sent(logic), ElementsAre(send_block{"far", message_kind::forward, key, {1, 6}}));
+  EXPECT_EQ(logic.judge(key), block_verdict::drop) << "what the rank gives again comes too late to go on from here";
+}
+
 TEST_F(relay_logic_test, a_duplicate_changes_nothing_whatever_its_attempt_and_way) {
   logic.block_given("worker", key_of(1, 0, 0), {1, 6});
   static_cast<void>(logic.take_actions());
