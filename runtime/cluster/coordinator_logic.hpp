@@ -173,8 +173,7 @@ class coordinator_logic {
     shard_progress progress;
     std::optional<shard_timings> prefill;
     std::optional<shard_timings> answer;
-    /// Left to holders: they had one when this attempt was placed, or when another copy was damaged. The rank is asked for them when these are
-    /// gone.
+    /// Left to holders when this attempt was placed or another copy was damaged; it is asked for them when these are gone.
     held_blocks held;
     std::optional<open_replay> replay;
     std::set<peer_id> without_room;  ///< workers that could not take it

@@ -253,8 +253,9 @@ struct place_blocks {
   };
   job_id job = 0;
   std::uint32_t round = 0;
-  std::vector<std::string> relays{};      ///< address of the relay of each rank's node
-  std::vector<rank_layers> holders{};     ///< what ranks have left to relays that hold it, by the attempts that made it
+  std::vector<std::string> relays{};  ///< address of the relay of each rank's node
+  std::vector<rank_layers>
+      holders{};  ///< what replayed ranks, and those of a damaged block, leave to relays, by the attempts that made it
   std::vector<forwarding> forwardings{};  ///< what this relay holds and others need now
 
   bool operator==(const place_blocks&) const = default;
