@@ -430,7 +430,9 @@ class flow:
                     now = time.monotonic()
                     if self.given.seconds and now - flow_began > self.given.seconds:
                         stop.set()
-                    if now >= next_fault and not stop.is_set():
+                    # A machine that has become slower gets fewer: else jobs would begin anew for ever.
+                    may_hurt = sum(self.faults.values()) < done_count + 2 * self.given.at_once
+                    if now >= next_fault and may_hurt and not stop.is_set():
                         self.fault()
                         # Also two in a row: the second while the first is being mended.
                         gap = self.random.uniform(0, 0.4) if self.random.random() < 0.3 else self.random.expovariate(1 / self.gap_s)

@@ -284,13 +284,14 @@ std::map<peer_id, std::vector<place_blocks::forwarding>> coordinator_logic::forw
       has_replayed = has_replayed || job.ranks[static_cast<std::size_t>(shard.rank)].attempt > 0;
     }
     for (int source = 0; source < last; ++source) {
-      // What a living rank has given to its own relay comes from there by itself, unless nobody here needed it so far.
-      const bool damaged = std::ranges::any_of(job.damaged_blocks, [&](const auto& b) { return b.first == source; });
-      if (!has_replayed && !damaged && job.ranks[static_cast<std::size_t>(source)].attempt == 0) continue;
+      const auto& its_rank = job.ranks[static_cast<std::size_t>(source)];
       const auto there = held_by(to, source);
       std::set<std::int32_t> missing;
       for (const auto& [layer, attempt] : held_of(job, source)) {
-        if (!there.contains(layer)) missing.insert(layer);
+        // What a living rank has given to its own relay, and has not left to holders, comes from there by itself, unless nobody here needed
+        // it so far.
+        const bool comes_by_itself = !has_replayed && its_rank.attempt == 0 && !its_rank.held.contains(layer);
+        if (!there.contains(layer) && !comes_by_itself) missing.insert(layer);
       }
       for (const peer_id holder : job.relays) {
         rank_layers blocks{source, {}};  // whichever attempt made them: a layer's copies are of one

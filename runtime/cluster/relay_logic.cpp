@@ -141,11 +141,12 @@ std::vector<std::string> relay_logic::others_of(const job_entry& job, rank_range
   return others;
 }
 
-void relay_logic::block_forwarded(const std::string& from, const block_key& key, rank_range targets) {
+void relay_logic::block_forwarded(const block_key& key, rank_range targets) {
   if (judge(key) != block_verdict::take) return;
   auto& job = jobs_.at(key.job);
-  // Of this node's rank: its copy here was damaged, and others may wait for this relay to send it. When the rank gives it as well, that one falls.
-  if (key.source < job.relays.size() && job.relays[key.source] == address_) return block_given(from, key, targets);
+  // Of this node's rank: its copy here was damaged, and others may wait for this relay to send it, even the one that has sent it, whose copy
+  // may have been damaged since. When the rank gives it as well, that one falls.
+  if (key.source < job.relays.size() && job.relays[key.source] == address_) return block_given({}, key, targets);
   keep(job, key, targets);
 }
 

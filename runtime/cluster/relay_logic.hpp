@@ -72,7 +72,7 @@ class relay_logic {
   /// waits for it here.
   void block_given(const std::string& from, const block_key& key, rank_range targets);
   /// The same for what another relay sends: a block of another node's ranks goes no further, for that node's relay sends it to everybody.
-  void block_forwarded(const std::string& from, const block_key& key, rank_range targets);
+  void block_forwarded(const block_key& key, rank_range targets);
   /// Answered at once, or as soon as the block is there; the answer says who else is to get it.
   void block_wanted(const std::string& from, const block_key& key);
 

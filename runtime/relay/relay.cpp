@@ -127,7 +127,7 @@ void relay::take(const std::string& from, const message& m) {
       return give_up(m.key.job, why);
     }
     lock.lock();
-    m.kind == message_kind::put ? logic_.block_given(from, m.key, m.targets) : logic_.block_forwarded(from, m.key, m.targets);
+    m.kind == message_kind::put ? logic_.block_given(from, m.key, m.targets) : logic_.block_forwarded(m.key, m.targets);
   }
   // Only now: a block is acknowledged when it is in the log, or nobody needs it (any more).
   if (m.delivery != 0) static_cast<void>(inbox_.first_time(from, m.delivery));

@@ -1,5 +1,7 @@
 #include <chrono>
 #include <csignal>
+#include <optional>
+#include <stdexcept>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -8,6 +10,7 @@
 #include "tests/end_to_end/baton_process.hpp"
 #include "tests/end_to_end/samples.hpp"
 #include "tests/end_to_end/service_cluster.hpp"
+#include "tests/support/small_disk.hpp"
 
 namespace baton {
 namespace {
@@ -229,6 +232,32 @@ TEST_F(service, a_coordinator_that_is_stopped_goes_on_and_one_that_is_killed_the
   const auto same = again->wait();
   EXPECT_EQ(same.exit_code, 0) << same.err;
   EXPECT_EQ(same.out, result.out);
+}
+
+TEST_F(service, a_full_disk_under_the_journal_refuses_what_is_new_and_forgets_nothing) {
+  service_cluster cluster;
+  std::optional<small_disk> disk;
+  try {
+    disk.emplace(cluster.folder() / "journal", "4m");
+  } catch (const std::runtime_error& why) {
+    GTEST_SKIP() << "NOT TESTED HERE: " << why.what();
+  }
+  cluster.start_all();
+  const auto running = cluster.begin("submit", with(large_job, {"--quiet"}), large_text);
+  ASSERT_TRUE(cluster.wait_for_state("1", "prefilling"));
+  disk->fill();
+  const auto refused = cluster.ask("submit", with(small_job, {"--quiet"}));
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("the job cannot be kept, and so is not taken"));
+  EXPECT_THAT(refused.err, HasSubstr("No space left on device"));
+  const auto result = running->wait();
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  disk->make_room();
+  EXPECT_EQ(cluster.ask("submit", with(small_job, {"--quiet"})).exit_code, 0);
+  cluster.kill_coordinator();
+  cluster.start_coordinator();
+  EXPECT_EQ(cluster.state_of("1"), "finished");
+  EXPECT_EQ(cluster.ask("wait", {"1", "--quiet"}).out, result.out);
 }
 
 TEST_F(service, one_journal_has_one_coordinator) {

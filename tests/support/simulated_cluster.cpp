@@ -771,7 +771,7 @@ bool simulated_cluster::deliver(data_message& m) {
         who.log.emplace(m.key, m.value);
         made_[m.key] = m.value;
         m.kind == message_kind::put ? who.logic.block_given(m.from, m.key, m.targets)
-                                    : who.logic.block_forwarded(m.from, m.key, m.targets);
+                                    : who.logic.block_forwarded(m.key, m.targets);
       }
     }
     perform(who);

@@ -418,6 +418,53 @@ TEST_F(recovery, a_copy_of_a_damaged_block_that_is_damaged_as_well_is_not_waited
   EXPECT_THAT(said_to_workers<give_blocks>(), ElementsAre(std::pair(east1, give_blocks{1, 1, {0}})));
 }
 
+/// Three ranks, one on each of three nodes: east, north, west.
+struct recovery_on_three_nodes : recovery {
+  static constexpr peer_id north0 = 8, north_relay = 9;
+  void SetUp() override {
+    const std::vector<std::pair<peer_id, std::string>> workers{{east0, "east"}, {north0, "north"}, {west0, "west"}};
+    const std::vector<std::pair<peer_id, std::string>> relays{
+        {east_relay, "east"}, {north_relay, "north"}, {west_relay, "west"}};
+    for (const auto& [id, node] : workers) logic.worker_joined(id, {node, "d0", "cpu", 0, node + "0", 1}, now);
+    for (const auto& [id, node] : relays) logic.relay_joined(id, {node, 1 << 20, node + " relay", 2}, now);
+    submit_job request{.request_id = "r", .options = {}, .document_tokens = 200, .query_tokens = 8};
+    request.options.ranks = 3;
+    request.options.anchor_tokens = 20;
+    request.options.passing_tokens = 5;
+    logic.client_said(client, request, now);
+    logic.client_said(client, submit_ids{"r", 0, std::vector<std::int32_t>(208, 1)}, now);
+    for (const auto& [id, node] : relays) logic.relay_said(id, log_reserved{1}, now);
+    for (int rank = 0; rank < 3; ++rank)
+      logic.worker_said(workers[static_cast<std::size_t>(rank)].first, shard_ready{1, rank}, now);
+    take();
+    ASSERT_EQ(said_to_workers<start_shard>().size(), 3u);
+  }
+};
+
+TEST_F(recovery_on_three_nodes, another_holder_of_a_damaged_block_sends_it_when_the_first_dies_over_it) {
+  logic.relay_said(north_relay, block_damaged{1, 0, 1}, now);
+  logic.relay_said(east_relay, job_fenced{1, 1, {{0, {1}}}}, now);
+  logic.relay_said(north_relay, job_fenced{1, 1, {}}, now);
+  logic.relay_said(west_relay, job_fenced{1, 1, {{0, {1}}}}, now);
+  take();
+  const auto forwarded_to_north = [&] {
+    std::vector<peer_id> by;
+    for (const auto& [relay, command] : said_to_relays<place_blocks>()) {
+      for (const auto& forwarding : command.forwardings) {
+        if (forwarding == place_blocks::forwarding{"north relay", {0, {1}}}) by.push_back(relay);
+      }
+    }
+    return by;
+  };
+  EXPECT_THAT(forwarded_to_north(), ElementsAre(west_relay));
+  // Its rank goes on in the east, so that no place of the north's is a new one.
+  logic.relay_lost(west_relay, "killed", now);
+  logic.relay_said(east_relay, job_fenced{1, 3, {{0, {1}}}}, now);
+  logic.relay_said(north_relay, job_fenced{1, 3, {}}, now);
+  take();
+  EXPECT_THAT(forwarded_to_north(), ElementsAre(east_relay));
+}
+
 /// As `recovery`, with a short patience for nodes that do not reach each other.
 struct recovery_of_the_cut_off : recovery {
   recovery_of_the_cut_off()

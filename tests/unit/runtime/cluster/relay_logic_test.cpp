@@ -90,7 +90,7 @@ TEST_F(relay_logic_test, never_sends_a_block_back_to_where_it_came_from) {
 }
 
 TEST_F(relay_logic_test, a_forwarded_block_goes_no_further) {
-  logic.block_forwarded("there", key_of(1, 0, 2), {3, 6});
+  logic.block_forwarded(key_of(1, 0, 2), {3, 6});
   EXPECT_THAT(sent(logic), IsEmpty());
   EXPECT_TRUE(logic.holds(key_of(1, 0, 2)));
   EXPECT_EQ(logic.judge(key_of(1, 0, 2)), block_verdict::drop);
@@ -102,8 +102,9 @@ TEST_F(relay_logic_test, a_forwarded_block_of_its_own_rank_that_was_damaged_here
   static_cast<void>(logic.take_actions());
   EXPECT_TRUE(logic.block_was_damaged({"far", message_kind::forward, key, {1, 6}}));
   EXPECT_THAT(reported(logic), ElementsAre(block_damaged{1, 0, 0}));
-  logic.block_forwarded("there", key, {1, 6});
-  EXPECT_THAT(sent(logic), ElementsAre(send_block{"far", message_kind::forward, key, {1, 6}}));
+  logic.block_forwarded(key, {1, 6});
+  EXPECT_THAT(sent(logic), ElementsAre(send_block{"there", message_kind::forward, key, {1, 6}},
+                                       send_block{"far", message_kind::forward, key, {1, 6}}));
   EXPECT_EQ(logic.judge(key), block_verdict::drop) << "what the rank gives again comes too late to go on from here";
 }
 
@@ -114,7 +115,7 @@ TEST_F(relay_logic_test, a_duplicate_changes_nothing_whatever_its_attempt_and_wa
   again.attempt = 3;
   EXPECT_EQ(logic.judge(again), block_verdict::drop);
   logic.block_given("another worker", again, {1, 6});
-  logic.block_forwarded("there", again, {3, 6});
+  logic.block_forwarded(again, {3, 6});
   EXPECT_THAT(logic.take_actions(), IsEmpty());
 }
 
@@ -133,7 +134,7 @@ TEST_F(relay_logic_test, wants_before_the_block_wait_for_it_one_for_each_process
   logic.block_wanted("a", key_of(1, 0, 2));
   logic.block_wanted("a", key_of(1, 1, 2));
   EXPECT_THAT(logic.take_actions(), IsEmpty());
-  logic.block_forwarded("there", key_of(1, 0, 2), {3, 6});
+  logic.block_forwarded(key_of(1, 0, 2), {3, 6});
   EXPECT_THAT(sent(logic),
               ElementsAre(answer_to("a", key_of(1, 0, 2), {3, 6}), answer_to("b", key_of(1, 0, 2), {3, 6})));
   logic.block_given("a", key_of(1, 1, 2), {3, 4});
@@ -147,7 +148,7 @@ TEST_F(relay_logic_test, knows_nothing_of_jobs_that_were_released_or_never_admit
   for (const job_id job : {job_id{1}, job_id{9}}) {
     EXPECT_EQ(logic.judge(key_of(job, 0, 0)), block_verdict::drop);
     logic.block_given("worker", key_of(job, 0, 0), {1, 6});
-    logic.block_forwarded("there", key_of(job, 1, 0), {3, 6});
+    logic.block_forwarded(key_of(job, 1, 0), {3, 6});
     logic.block_wanted("a", key_of(job, 0, 0));
     logic.job_released(job);
   }
@@ -162,7 +163,7 @@ block_key of_attempt(std::uint32_t attempt, block_key key) {
 TEST_F(relay_logic_test, a_fence_tells_what_is_held_and_keeps_old_attempts_out) {
   logic.block_given("worker", key_of(1, 0, 2), {3, 6});
   logic.block_given("worker", key_of(1, 1, 2), {3, 6});
-  logic.block_forwarded("there", key_of(1, 0, 0), {1, 6});
+  logic.block_forwarded(key_of(1, 0, 0), {1, 6});
   static_cast<void>(logic.take_actions());
   logic.job_fenced_by({1, 1, {0, 0, 1, 0, 0, 0}});
   EXPECT_THAT(reported(logic), ElementsAre(job_fenced{1, 1, {{0, {0}}, {2, {0, 1}}}}));
@@ -184,7 +185,7 @@ TEST_F(relay_logic_test, of_two_earlier_attempts_only_the_holders_block_is_taken
   logic.blocks_placed_by({1, 1, {"here", "here", "here", "there", "there", "there"}, {{2, {0}, 1}}, {}});
   EXPECT_EQ(logic.judge(key_of(1, 0, 2)), block_verdict::drop) << "attempt 0's, still under way from before";
   EXPECT_EQ(logic.judge(of_attempt(1, key_of(1, 0, 2))), block_verdict::take) << "the holder's";
-  logic.block_forwarded("there", of_attempt(1, key_of(1, 0, 2)), {3, 6});
+  logic.block_forwarded(of_attempt(1, key_of(1, 0, 2)), {3, 6});
   static_cast<void>(logic.take_actions());
   logic.job_fenced_by({1, 2, {0, 0, 3, 0, 0, 0}});
   EXPECT_THAT(reported(logic), ElementsAre(job_fenced{1, 2, {{2, {0}, 1}}}));
@@ -234,10 +235,10 @@ TEST_F(relay_logic_test, remembers_so_many_wants_of_a_job_and_no_more) {
   for (std::size_t i = 0; i <= relay_logic::wants_max; ++i)
     logic.block_wanted(std::to_string(i), key_of(1, static_cast<int>(i % 100), 2));
   logic.block_wanted("late", key_of(1, 3, 2));
-  for (int layer = 0; layer < 100; ++layer) logic.block_forwarded("there", key_of(1, layer, 2), {3, 6});
+  for (int layer = 0; layer < 100; ++layer) logic.block_forwarded(key_of(1, layer, 2), {3, 6});
   EXPECT_EQ(sent(logic).size(), relay_logic::wants_max);
   logic.block_wanted("late", key_of(1, 200, 2));
-  logic.block_forwarded("there", key_of(1, 200, 2), {3, 6});
+  logic.block_forwarded(key_of(1, 200, 2), {3, 6});
   EXPECT_THAT(sent(logic), ElementsAre(answer_to("late", key_of(1, 200, 2), {3, 6}))) << "there is room again";
 }
 
@@ -309,7 +310,7 @@ RC_GTEST_PROP(relay_logic_property, every_node_gets_each_block_once_and_every_wa
     } else {
       RC_ASSERT((relay.judge(m.key) == block_verdict::take) == (live && !there.contains({m.node, m.key})));
       m.kind == message_kind::put ? relay.block_given(m.from, m.key, m.targets)
-                                  : relay.block_forwarded(m.from, m.key, m.targets);
+                                  : relay.block_forwarded(m.key, m.targets);
       if (live && there.emplace(m.node, m.key).second) {
         for (const auto& who : waiting[{m.node, m.key}]) ++expected[{who, m.key}];
       }
