@@ -7,6 +7,7 @@
 #include <caf/openssl/all.hpp>
 #include <fmt/format.h>
 
+#include "actors/caf_sockets.hpp"
 #include "actors/caf_tls.hpp"
 #include "kernels/fault.hpp"
 
@@ -18,6 +19,7 @@ actor_config::actor_config(reach how, const cluster_identity* identity) {
   set("scheduler.policy", caf::atom("sharing"));
   set("scheduler.max-threads", 2u);
   if (how == reach::process) return;
+  check_sockets_are_mended();
   load<caf::io::middleman>();
   // A connection that says nothing at all is closed in the end; who is alive is decided much earlier, by the coordinator.
   // Seldom, for each beat also closes a connection whose handshake is under way, and over a slow link that takes many round trips.
