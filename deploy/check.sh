@@ -201,7 +201,9 @@ if step "packages" deploy/bootstrap.sh; then
   build_ahead &
   [[ -z $dev_built ]] || run_tests "$dev_tests"
   # With a fresh seed, which is printed.
-  [[ $full == no ]] || step "chaos" env BATON=build/dev/baton deploy/chaos.sh --jobs 1000 --seconds 1200
+  chaos_s=120
+  [[ $full == no ]] || chaos_s=1200
+  step "chaos" env BATON=build/dev/baton deploy/chaos.sh --jobs 1000 --seconds "$chaos_s"
   step "installation" check_install
   step "gpu-check: rehearsal" rehearse_gpu_check
   step "docs: self-test" deploy/check_docs.sh --self-test
