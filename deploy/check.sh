@@ -58,7 +58,7 @@ run_tests() {
   # ThreadSanitizer of g++ 12 does not cope with the address randomisation of newer kernels.
   local fixed_addresses=()
   if setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
-  "${fixed_addresses[@]}" ctest --preset "$1" --parallel "$((jobs + jobs / 2))" --output-junit "$report" \
+  "${fixed_addresses[@]}" ctest --preset "$1" --parallel "$jobs" --output-junit "$report" \
     >"$logs/$1.log" 2>&1 || status=$?
   read -r -a counts < <(python3 - "$report" <<'PYTHON'
 import sys, xml.etree.ElementTree as tree
@@ -117,32 +117,6 @@ build() {
   cmake --build --preset "$preset" --target "$@"
 }
 
-# build_ahead: builds what later steps test, in their order, while earlier ones run: many tests wait more than they compute. Being idle
-# work, it takes from the processors only what these leave.
-ahead=(
-  "asan baton_tests"
-  # Whatever has threads: pools, device loops, transports, actors and the whole program; the kernels' own tests have none beside.
-  "tsan baton_runtime_test baton_actors_test baton_end_to_end_test"
-)
-build_ahead() {
-  local line words
-  chrt --idle --pid 0 "$BASHPID"
-  for line in "${ahead[@]}"; do
-    read -r -a words <<<"$line"
-    build "${words[@]}" >"$logs/build-${words[0]}.log" 2>&1
-    echo $? >"$logs/build-${words[0]}.status"
-  done
-}
-
-# built PRESET: waits until build_ahead has built it; shows what the compiler said if that failed.
-built() {
-  local status
-  until [[ -s $logs/build-$1.status ]]; do sleep 1; done
-  status=$(<"$logs/build-$1.status")
-  [[ $status -eq 0 ]] || cat "$logs/build-$1.log"
-  return "$status"
-}
-
 # clang-tidy without --full sees the files that changed since the commit that this work began from.
 tidy_files() {
   local base
@@ -197,14 +171,11 @@ if step "packages" deploy/bootstrap.sh; then
   step "include directions" deploy/check_includes.sh
   step "include directions: self-test" deploy/check_includes.sh --self-test
   step "scripts" check_scripts
-  dev_tests=dev dev_built=""
+  dev_tests=dev
   [[ $full == no ]] || dev_tests=dev-full
-  step "build: dev" build dev all && dev_built=yes
-  rm -f "$logs"/build-*.status
-  build_ahead &
-  [[ -z $dev_built ]] || run_tests "$dev_tests"
+  step "build: dev" build dev all && run_tests "$dev_tests"
   # With a fresh seed, which is printed.
-  chaos_s=120
+  chaos_s=60
   [[ $full == no ]] || chaos_s=1200
   step "chaos" env BATON=build/dev/baton deploy/chaos.sh --jobs 1000 --seconds "$chaos_s"
   step "installation" check_install
@@ -212,8 +183,9 @@ if step "packages" deploy/bootstrap.sh; then
   step "docs: self-test" deploy/check_docs.sh --self-test
   step "docs" deploy/check_docs.sh build/dev/baton
   step "clang-tidy" check_tidy
-  step "build: asan" built asan && run_tests asan
-  step "build: tsan" built tsan && run_tests tsan
+  step "build: asan" build asan baton_tests && run_tests asan
+  # Whatever has threads: pools, device loops, transports, actors and the whole program; the kernels' own tests have none beside.
+  step "build: tsan" build tsan baton_runtime_test baton_actors_test baton_end_to_end_test && run_tests tsan
 fi
 
 printf '\n== summary, %d s in all\n' "$SECONDS"
