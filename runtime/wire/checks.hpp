@@ -94,5 +94,7 @@ template <typename... Lambdas>
 struct overloaded : Lambdas... {
   using Lambdas::operator()...;
 };
+template <typename... Lambdas>
+overloaded(Lambdas...) -> overloaded<Lambdas...>;
 
 }  // namespace baton::wire
