@@ -175,9 +175,7 @@ if step "packages" deploy/bootstrap.sh; then
   [[ $full == no ]] || dev_tests=dev-full
   step "build: dev" build dev all && run_tests "$dev_tests"
   # With a fresh seed, which is printed.
-  chaos_s=60
-  [[ $full == no ]] || chaos_s=1200
-  step "chaos" env BATON=build/dev/baton deploy/chaos.sh --jobs 1000 --seconds "$chaos_s"
+  [[ $full == no ]] || step "chaos" env BATON=build/dev/baton deploy/chaos.sh --jobs 1000 --seconds 1200
   step "installation" check_install
   step "gpu-check: rehearsal" rehearse_gpu_check
   step "docs: self-test" deploy/check_docs.sh --self-test
