@@ -85,7 +85,7 @@ membership join_cluster(caf::actor_system& system, const coordinator_address& wh
     std::string trouble;
     const auto place = resolved_place(where.host, where.port);
     // A host that does not answer would hold up the one thread of CAF's that connects. Without certificates the coordinator is on this very
-    // host, and nobody knocks: CAF tells connections apart by their descriptors, and loses messages of one that follows upon another's end.
+    // host, which answers at once.
     if (identity != nullptr && !can_connect(place, connect_time_max)) {
       trouble = "nobody takes connections there";
       pause_next = pause_first;
@@ -98,7 +98,7 @@ membership join_cluster(caf::actor_system& system, const coordinator_address& wh
         const auto admission = asked<coordinator_actor, std::string>(self, *gate, trouble, prove_atom::value, proof);
         if (admission) return {std::get<0>(*admission), newcomer.admitted(std::get<1>(*admission))};
       }
-      // CAF would go on with this connection until it times out, and its messages may be what is lost.
+      // CAF would go on with this connection until it times out, and its messages may be what is lost (caf_sockets.hpp).
       shut_connections_to(place);
     } else {
       trouble = system.render(gate.error());
