@@ -30,20 +30,26 @@ TEST(thread_pool, gives_each_thread_its_own_number) {
   std::mutex mutex;
   std::set<std::pair<int, std::thread::id>> seen;
   for (int round = 0; round < 50; ++round) {
-    pool.parallel_for(100, [&](std::int64_t, int thread) {
-      const std::lock_guard lock(mutex);
-      seen.emplace(thread, std::this_thread::get_id());
+    std::atomic<int> inside = 0;
+    pool.parallel_for(3, [&](std::int64_t, int thread) {
+      {
+        const std::lock_guard lock(mutex);
+        seen.emplace(thread, std::this_thread::get_id());
+      }
+      // Each body waits for the others, so that each thread runs one of them.
+      ++inside;
+      while (inside < 3) std::this_thread::yield();
     });
   }
   std::set<int> numbers;
   std::set<std::thread::id> threads;
   for (const auto& [number, thread] : seen) {
-    EXPECT_TRUE(number >= 0 && number < 3);
     numbers.insert(number);
     threads.insert(thread);
   }
-  EXPECT_EQ(seen.size(), numbers.size());
-  EXPECT_EQ(seen.size(), threads.size());
+  EXPECT_EQ(numbers, (std::set<int>{0, 1, 2}));
+  EXPECT_EQ(threads.size(), 3U);
+  EXPECT_EQ(seen.size(), 3U);
   EXPECT_TRUE(seen.contains({0, std::this_thread::get_id()}));
 }
 
