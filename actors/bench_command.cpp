@@ -9,6 +9,7 @@
 #include <thread>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include "actors/cluster_devices.hpp"
@@ -21,6 +22,7 @@
 #include "runtime/bench/prefill_report.hpp"
 #include "runtime/observe/format.hpp"
 #include "runtime/observe/log.hpp"
+#include "runtime/observe/terminal.hpp"
 #include "runtime/plan/counted_work.hpp"
 #include "runtime/strategy/strategy.hpp"
 
@@ -92,7 +94,8 @@ class progress_line {
 
   void say(const std::string& text) const {
     if (!shown_) return;
-    fmt::print(stderr, "\r\x1b[K{}", shortened(text, 79));
+    fmt::print(stderr, "\r\x1b[K{}",
+               shortened(text, std::max(size_of_terminal(STDERR_FILENO).value_or(terminal_size{}).columns - 1, 1)));
     std::fflush(stderr);
   }
   void clear() const {
@@ -112,6 +115,10 @@ device_speed speed_of(cluster_devices& devices, const cluster_config& config) {
         speed.matmul_per_s, std::async(std::launch::async, [&] { return cpu::measure_matmul_ceiling(options); }).get());
   }
   return speed;
+}
+
+device_speed faster(const device_speed& a, const device_speed& b) {
+  return {std::max(a.matmul_per_s, b.matmul_per_s), std::max(a.copy_bytes_per_s, b.copy_bytes_per_s)};
 }
 
 /// `rates`: of the devices; without them nothing is predicted, and all blocks are even.
@@ -259,9 +266,7 @@ int bench_prefill(const bench_options& o) {
     }
   }
   // Once more: a machine that was slow for a moment at the beginning would make everything look good.
-  const auto speed = speed_of(devices, config);
-  report.speed.matmul_per_s = std::max(report.speed.matmul_per_s, speed.matmul_per_s);
-  report.speed.copy_bytes_per_s = std::max(report.speed.copy_bytes_per_s, speed.copy_bytes_per_s);
+  report.speed = faster(report.speed, speed_of(devices, config));
   progress.clear();
   fmt::print("{}", table(report));
   if (o.json) write_file("--json", *o.json, to_json(report).dump(2) + '\n');
@@ -284,9 +289,12 @@ int bench_kernels(const bench_options& o) {
   report.kernels = on_device(kernels, [&] {
     kernel_sizes sizes;
     if (!kernels.computes_on_host())
-      sizes = {.rows = 8192, .tokens = 65536, .keys = 131072, .scored_tokens = 16384};  // what fills it
-    return time_kernels(kernels, kernel_runs, sizes, [&](const std::string& kernel) { progress.say(kernel); });
+      sizes = {
+          .rows = 8192, .tokens = 65536, .chunk_tokens = 0, .keys = 131072, .scored_tokens = 16384};  // what fills it
+    return time_kernels(kernels, kernel_runs, sizes, o.only, [&](const std::string& kernel) { progress.say(kernel); });
   });
+  if (report.kernels.empty()) refuse("--only", fmt::format("no kernel is called {}", fmt::join(o.only, " or ")));
+  report.speed = faster(report.speed, speed_of(devices, config));
   progress.clear();
   fmt::print("{}", table(report));
   if (o.json) write_file("--json", *o.json, to_json(report).dump(2) + '\n');

@@ -18,7 +18,8 @@ Examples:
 constexpr auto kernels_examples = R"(
 Examples:
   baton bench kernels
-  baton bench kernels --threads 1 --json build/kernels.json)";
+  baton bench kernels --threads 1 --json build/kernels.json
+  baton bench kernels --only attend,swiglu)";
 
 void add_device_options(CLI::App& app, bench_options& o) {
   app.add_option("--config", o.config, "YAML file whose devices are used; without one, a CPU device with all cores")
@@ -71,6 +72,7 @@ void add_bench_command(CLI::App& app, bench_options& o) {
 
   auto* kernels = bench->add_subcommand(
       "kernels", "time every kernel beside the fastest matmul, or the fastest copy, of the same device");
+  kernels->add_option("--only", o.only, "these kernels, by the names of the table")->delimiter(',')->type_name("K,…");
   add_device_options(*kernels, o);
   kernels->footer(kernels_examples);
   kernels->callback([&o] { o.what = bench_options::kind::kernels; });

@@ -35,6 +35,7 @@ struct bench_options {
   double link_latency_us = 10;
   std::optional<std::filesystem::path> json;
   std::optional<std::filesystem::path> svg;
+  std::vector<std::string> only;  ///< of kernels: these names
   bool quiet = false;
 };
 

@@ -7,7 +7,6 @@
 #include <random>
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "actors/control_plane.hpp"
@@ -20,6 +19,7 @@
 #include "runtime/observe/cluster_text.hpp"
 #include "runtime/observe/dump.hpp"
 #include "runtime/observe/log.hpp"
+#include "runtime/observe/terminal.hpp"
 
 namespace baton {
 namespace {
@@ -282,10 +282,7 @@ int top_command(const client_options& how) {
     std::fflush(stdout);
   };
   const auto size = [&] {
-    winsize window{};
-    if (live && ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0)
-      return std::pair<int, int>(window.ws_col, window.ws_row);
-    return std::pair(80, 1000);
+    return (live ? size_of_terminal(STDOUT_FILENO) : std::nullopt).value_or(terminal_size{80, 1000});
   };
   // The other screen, so that what stood here is there again afterwards.
   if (live) fmt::print("\x1b[?1049h\x1b[?25l");

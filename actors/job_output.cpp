@@ -1,14 +1,13 @@
 #include "actors/job_output.hpp"
 
 #include <csignal>
-#include <cstdlib>
 #include <fstream>
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "runtime/observe/log.hpp"
+#include "runtime/observe/terminal.hpp"
 #include "runtime/observe/trace_file.hpp"
 #include "runtime/plan/plan_costs.hpp"
 
@@ -26,12 +25,8 @@ view_options terminal_view(bool quiet) {
   options.progress = !quiet && log_shows(log_level::info);
   // Lines that others write meanwhile would tear bars apart.
   options.terminal = !options.as_log && !log_shows(log_level::debug) && isatty(STDERR_FILENO) != 0;
-  winsize size{};
-  if (options.terminal && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
-    options.columns = size.ws_col;
-    options.rows = size.ws_row;
-  }
-  options.color = options.terminal && std::getenv("NO_COLOR") == nullptr;
+  if (options.terminal) options.size = [] { return size_of_terminal(STDERR_FILENO).value_or(terminal_size{}); };
+  options.color = options.terminal && wants_color(STDERR_FILENO);
   return options;
 }
 
@@ -52,7 +47,7 @@ void write_json(const std::filesystem::path& path, const nlohmann::json& json) {
 }
 
 void print_table(const run_result& result) {
-  fmt::print("\n{}", table(result, isatty(STDOUT_FILENO) != 0 ? terminal_view(false).columns : 80));
+  fmt::print("\n{}", table(result, size_of_terminal(STDOUT_FILENO).value_or(terminal_size{}).columns));
 }
 
 void write_trace(const std::filesystem::path& path, const finished_job& job, const checkpoint& model,

@@ -140,7 +140,8 @@ int plan_command(const run_options& options) {
     auto run = prepare_job(options, configuration_of(options));
     const auto costed = plan_of(run, balanced(run, options, job_of(run.config, options, run.config.job.strategy)));
     arenas_for(run, std::span(&costed, 1));
-    fmt::print("{}", describe(costed.plan, costed.costs));
+    const int columns = size_of_terminal(STDOUT_FILENO).value_or(terminal_size{}).columns;
+    fmt::print("{}", describe(costed.plan, costed.costs, std::min(columns, 100)));
     nlohmann::json json{{"plan", to_json(costed.plan)}, {"costs", to_json(costed.costs)}};
     if (options.predict) {
       const double predicted_s = predicted_prefill_s(costed.plan, run.model.config(), rates_of(run));

@@ -182,8 +182,8 @@ if step "packages" deploy/bootstrap.sh; then
   step "docs" deploy/check_docs.sh build/dev/baton
   step "clang-tidy" check_tidy
   step "build: asan" build asan baton_tests && run_tests asan
-  # Whatever has threads: pools, device loops, transports, actors and the whole program; the kernels' own tests have none beside.
-  step "build: tsan" build tsan baton_runtime_test baton_actors_test baton_end_to_end_test && run_tests tsan
+  # Whatever has threads: pools, device loops, transports, actors and the whole program.
+  step "build: tsan" build tsan baton_tests && run_tests tsan
 fi
 
 printf '\n== summary, %d s in all\n' "$SECONDS"

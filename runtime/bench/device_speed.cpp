@@ -31,8 +31,9 @@ device_speed measure_device_speed(backend& kernels) {
   };
   for (const auto& s : {shape{2048, 512, 2048, 9}, shape{4096, 4096, 4096, 2}, shape{8192, 8192, 8192, 7}}) {
     const double work = 2.0 * static_cast<double>(s.rows) * static_cast<double>(s.inputs * s.outputs);
-    // On a slow device a larger one, which may be a little faster, is not worth its time.
+    // On a slow device a larger one, which may be a little faster, is not worth its time; the largest only fills a GPU.
     if (work > speed.matmul_per_s && speed.matmul_per_s > 0) continue;
+    if (s.rows > 4096 && kernels.computes_on_host()) continue;
     const auto memory = kernels.allocate(static_cast<std::size_t>(s.rows * (s.inputs + s.outputs) * bytes_of(type)));
     const matrix x{memory->data(), type, s.rows, s.inputs, s.inputs};
     const matrix out{memory->data() + s.rows * s.inputs * bytes_of(type), type, s.rows, s.outputs, s.outputs};

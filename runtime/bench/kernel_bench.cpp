@@ -16,8 +16,14 @@ namespace {
 /// The kernels of one device, each timed on buffers of its own.
 class kernel_stopwatch {
  public:
-  kernel_stopwatch(backend& kernels, int runs, const std::function<void(const std::string&)>& before)
-      : k_(kernels), queue_(kernels.make_stream()), type_(kernels.activation_type()), runs_(runs), before_(before) {}
+  kernel_stopwatch(backend& kernels, int runs, std::span<const std::string> only,
+                   const std::function<void(const std::string&)>& before)
+      : k_(kernels),
+        queue_(kernels.make_stream()),
+        type_(kernels.activation_type()),
+        runs_(runs),
+        only_(only),
+        before_(before) {}
 
   /// `added`: to what stands in the output, as a residual is.
   void linear(std::int64_t rows, std::int64_t inputs, std::int64_t outputs, bool added = false) {
@@ -213,6 +219,7 @@ class kernel_stopwatch {
 
   void time(const std::string& name, const std::string& sizes, double operations, double bytes,
             const std::function<void()>& body) {
+    if (!only_.empty() && std::ranges::find(only_, name) == only_.end()) return;
     if (before_) before_(name + " " + sizes);
     const auto seconds = timed_runs(k_, *queue_, runs_, body);
     times_.push_back({name, sizes, operations, bytes, seconds[(seconds.size() - 1) / 2], seconds.front()});
@@ -222,6 +229,7 @@ class kernel_stopwatch {
   std::unique_ptr<stream> queue_;
   element_type type_;
   int runs_;
+  std::span<const std::string> only_;
   const std::function<void(const std::string&)>& before_;
   std::uint64_t seed_ = 0;
   std::vector<kernel_time> times_;
@@ -234,8 +242,9 @@ double kernel_time::share(const device_speed& speed) const {
 }
 
 std::vector<kernel_time> time_kernels(backend& kernels, int runs, const kernel_sizes& sizes,
+                                      std::span<const std::string> only,
                                       const std::function<void(const std::string&)>& before) {
-  kernel_stopwatch watch(kernels, runs, before);
+  kernel_stopwatch watch(kernels, runs, only, before);
   for (const auto& [inputs, outputs] : {std::pair{1024, 1536}, {1024, 5632}, {2816, 1024}, {4096, 4096}})
     watch.linear(sizes.rows, inputs, outputs);
   watch.linear(sizes.rows, 4096, 4096, true);
@@ -253,6 +262,7 @@ std::vector<kernel_time> time_kernels(backend& kernels, int runs, const kernel_s
   }
   watch.attend_few(sizes.keys, 128);
   watch.token_wise(sizes.tokens);
+  if (sizes.chunk_tokens > 0) watch.token_wise(sizes.chunk_tokens);
   watch.merge(sizes.tokens / 8, 4);
   watch.compressor(sizes.scored_tokens, sizes.scored_tokens / 8);
   return watch.take();

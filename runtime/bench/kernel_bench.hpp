@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,15 +28,19 @@ struct kernel_time {
 
 /// How much the kernels get to do.
 struct kernel_sizes {
-  std::int64_t rows = 4096;            ///< of matmuls and block attention
-  std::int64_t tokens = 8192;          ///< of token-wise kernels, of width 4096
+  std::int64_t rows = 4096;    ///< of matmuls and block attention
+  std::int64_t tokens = 8192;  ///< of token-wise kernels, of width 4096
+  std::int64_t chunk_tokens =
+      256;  ///< of the same where their numbers come from a cache, as those of a job's chunk do; 0: not timed
   std::int64_t keys = 32768;           ///< of attention of few queries
   std::int64_t scored_tokens = 65536;  ///< of the compressor, which chooses an eighth
 };
 
 /// Runs every kernel that takes time in a job, on numbers that no cache holds where bytes count: with the sizes as they stand that takes
-/// some seconds and 700 MiB of device memory. The caller is the device's compute thread. `before` hears each kernel's name.
+/// some seconds and 700 MiB of device memory. The caller is the device's compute thread. `only`: kernels' names; empty: all of them.
+/// `before` hears each kernel's name.
 std::vector<kernel_time> time_kernels(backend& kernels, int runs, const kernel_sizes& sizes,
+                                      std::span<const std::string> only = {},
                                       const std::function<void(const std::string&)>& before = {});
 
 struct kernel_report {

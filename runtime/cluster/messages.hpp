@@ -137,6 +137,8 @@ struct shard_timings {
   double total_s = 0;
   std::int64_t bytes_sent = 0;
   std::int64_t bytes_received = 0;
+  /// Of a prefill, for each layer: chunks projected, attended to and fed forward, by all attempts of this rank that this worker has begun.
+  std::vector<std::int64_t> computed{};
 
   bool operator==(const shard_timings&) const = default;
 };

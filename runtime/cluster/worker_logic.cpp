@@ -14,7 +14,8 @@ shard_timings timings_of(const pass_timings& pass, const transport_counts& after
           pass.exposed_wait_s,
           pass.total_s,
           after.bytes_sent - before.bytes_sent,
-          after.bytes_received - before.bytes_received};
+          after.bytes_received - before.bytes_received,
+          {}};
 }
 
 }  // namespace
@@ -46,7 +47,8 @@ void worker_logic::report_trace(job_id job, int rank, const rank_trace& recorded
   trace_spans piece{job, rank, {}};
   piece.recorded.dropped = recorded.dropped;
   const auto send_if_full = [&] {
-    if (piece.recorded.spans.size() + piece.recorded.blocks.size() == trace_events_per_message)
+    const auto& held = piece.recorded;
+    if (held.spans.size() + held.blocks.size() + held.memory.size() == trace_events_per_message)
       report(std::exchange(piece, {job, rank, {}}));
   };
   for (const auto& span : recorded.spans) {
@@ -55,6 +57,10 @@ void worker_logic::report_trace(job_id job, int rank, const rank_trace& recorded
   }
   for (const auto& b : recorded.blocks) {
     piece.recorded.blocks.push_back(b);
+    send_if_full();
+  }
+  for (const auto& m : recorded.memory) {
+    piece.recorded.memory.push_back(m);
     send_if_full();
   }
   report(std::move(piece));
@@ -141,7 +147,9 @@ void worker_logic::device_said_this(const prefill_done& event) {
   }
   report_trace(event.job, event.rank, event.trace);
   prefill_counts_[{event.job, event.rank}] = event.counts;
-  report(shard_finished{event.job, event.rank, timings_of(event.timings, event.counts, {})});
+  auto timings = timings_of(event.timings, event.counts, {});
+  timings.computed = event.computed;
+  report(shard_finished{event.job, event.rank, std::move(timings)});
 }
 
 void worker_logic::device_said_this(const token_chosen& event) {

@@ -42,6 +42,7 @@ class arena {
 
   [[nodiscard]] std::size_t bytes() const { return memory_->bytes(); }
   [[nodiscard]] std::size_t bytes_free() const;
+  [[nodiscard]] std::size_t bytes_lent() const { return lent_; }
   [[nodiscard]] std::size_t largest_free_bytes() const;
   /// The most that was ever lent at once.
   [[nodiscard]] std::size_t peak_bytes() const { return peak_; }

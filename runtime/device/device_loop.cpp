@@ -117,10 +117,13 @@ void device_loop::handle(prepare_prefill&& command) {
     s->prefill = std::make_unique<prefill_pass>(device_, s->plan, s->rank, s->job, command.ids, *s->network,
                                                 *s->progress, s->trace.get());
     if (!command.held_layers.empty()) s->prefill->leave_out(command.held_layers);
+    trace_memory_of(*s);
   } catch (const fault& why) {
     on_event_(pass_failed{command.job, command.rank, 0, why});
     return;
   }
+  const auto before = shards_.find({command.job, command.rank});
+  if (before != shards_.end()) count_work(*before->second);
   {
     const std::lock_guard lock(mutex_);
     shards_[{command.job, command.rank}] = std::move(s);
@@ -163,10 +166,23 @@ void device_loop::handle(start_answer&& command) {
     try {
       s->answer = std::make_unique<decode_pass>(device_, s->plan, s->rank, s->job, *s->kv, s->asked, *s->network,
                                                 *s->progress, std::move(hears), s->trace.get());
+      trace_memory_of(*s);
     } catch (const fault& why) {
       fail(*s, why);
     }
   }
+}
+
+void device_loop::count_work(const shard& s) {
+  if (!s.prefill) return;
+  auto& sum = computed_[{s.job, s.rank}];
+  const auto& more = s.prefill->computed();
+  sum.resize(std::max(sum.size(), more.size()));
+  for (std::size_t layer = 0; layer < more.size(); ++layer) sum[layer] += more[layer];
+}
+
+void device_loop::trace_memory_of(shard& s) {
+  if (s.trace) s.trace->lent(device_.memory().bytes_lent(), trace_recorder::clock::now());
 }
 
 void device_loop::handle(give_again&& command) {
@@ -198,6 +214,7 @@ void device_loop::handle(drop_job&& command) {
     const std::lock_guard lock(mutex_);
     std::erase_if(shards_, [&](const auto& entry) { return entry.first.first == command.job; });
   }
+  std::erase_if(computed_, [&](const auto& entry) { return entry.first.first == command.job; });
   on_event_(job_dropped{command.job});
 }
 
@@ -244,12 +261,15 @@ bool device_loop::step(shard& s) {
       }
       s.source.emplace(s.prefill->source());
       if (s.trace) done.trace = s.trace->take();
+      count_work(s);
+      done.computed = computed_[{s.job, s.rank}];
       s.kv.emplace(s.prefill->take_shard());
       if (s.keep_chosen_units) {
         for (int layer = 0; layer < device_.config().layers; ++layer)
           done.kv_checksums.push_back(kv_checksum(device_, *s.kv, layer));
       }
       s.prefill.reset();
+      trace_memory_of(s);
       on_event_(std::move(done));
     } else {
       answer_done done{s.job,
@@ -275,6 +295,7 @@ bool device_loop::step(shard& s) {
 
 void device_loop::fail(shard& s, const fault& why) {
   const int layer = s.progress->layer.load(std::memory_order_relaxed);
+  count_work(s);
   s.prefill.reset();
   s.answer.reset();
   on_event_(pass_failed{s.job, s.rank, layer, why});

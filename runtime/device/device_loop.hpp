@@ -79,6 +79,8 @@ struct prefill_done {
   std::vector<std::vector<std::int32_t>> chosen_units;  ///< per layer (n_kv, units), if they were to be kept
   std::vector<std::uint64_t> kv_checksums{};            ///< per layer, likewise
   rank_trace trace;                                     ///< empty unless it was to be recorded
+  /// As pass::computed, of all prefills of this rank and job that this device has begun.
+  std::vector<std::int64_t> computed{};
 };
 struct token_chosen {
   job_id job = 0;
@@ -151,6 +153,9 @@ class device_loop {
   void handle(rewire_job&& command);
   void handle(start_answer&& command);
   void handle(give_again&& command);
+  void trace_memory_of(shard& s);
+  /// Adds what a rank's prefill has computed to what earlier ones of it had.
+  void count_work(const shard& s);
   void handle(drop_job&& command);
   /// One step of the next pass that can go on; false where none can.
   bool step_one();
@@ -169,6 +174,7 @@ class device_loop {
   endpoint& endpoint_;
   std::deque<std::unique_ptr<event>> in_flight_;
   const std::function<void(device_event)> on_event_;
+  std::map<shard_key, std::vector<std::int64_t>> computed_;  ///< by prefills that ended or were replaced
   std::map<shard_key, std::unique_ptr<shard>> shards_;  ///< changed by the compute thread under mutex_, for snapshot
 
   job_id last_job_ = 0;

@@ -1,5 +1,7 @@
 #include "runtime/device/pass.hpp"
 
+#include <algorithm>
+
 #include "runtime/observe/trace.hpp"
 
 namespace baton {
@@ -66,6 +68,11 @@ void pass::settle_timings() {
 }
 
 void pass::spent(phase p, clock::time_point begin, clock::time_point end, std::unique_ptr<event> begun_on_device) {
+  if (stage_ == block_phase::prefill && (p == phase::project || p == phase::attend || p == phase::feed_forward)) {
+    const auto layer = static_cast<std::size_t>(progress_.layer.load(std::memory_order_relaxed));
+    computed_.resize(std::max(computed_.size(), layer + 1));
+    ++computed_[layer];
+  }
   if (begun_on_device) {
     spans_.push_back(
         {p, stage_, stage_step_, progress_.layer.load(std::memory_order_relaxed), std::move(begun_on_device), mark()});

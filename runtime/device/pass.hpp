@@ -55,6 +55,8 @@ class pass {
   /// The device had nothing to compute for so long: exposed waiting, if the pass waits.
   void device_idled(std::chrono::steady_clock::duration slept);
   [[nodiscard]] const pass_timings& timings() const { return timings_; }
+  /// Of a prefill, for each layer: how many chunks it has projected, attended to and fed forward, each counted for itself.
+  [[nodiscard]] const std::vector<std::int64_t>& computed() const { return computed_; }
   /// When the device has done all that the pass launched so far: what was timed on it is added to timings and trace.
   void settle_timings();
 
@@ -107,6 +109,7 @@ class pass {
   pass_progress& progress_;
   trace_recorder* const trace_;
   pass_timings timings_;
+  std::vector<std::int64_t> computed_;
   std::optional<task> body_;
   suspension place_;
   std::optional<clock::time_point> begun_;

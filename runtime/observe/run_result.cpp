@@ -84,6 +84,7 @@ run_result make_run_result(const job_plan& plan, const job_finished& finished, s
       row.exposed_wait_s = of_rank->prefill.exposed_wait_s;
       row.bytes_sent = of_rank->prefill.bytes_sent + of_rank->answer.bytes_sent;
       row.bytes_received = of_rank->prefill.bytes_received + of_rank->answer.bytes_received;
+      row.computed = of_rank->prefill.computed;
     }
     result.ranks.push_back(std::move(row));
   }
@@ -149,7 +150,8 @@ json to_json(const run_result& result) {
                      {"wait_s", rank.wait_s},
                      {"exposed_wait_s", rank.exposed_wait_s},
                      {"bytes_sent", rank.bytes_sent},
-                     {"bytes_received", rank.bytes_received}});
+                     {"bytes_received", rank.bytes_received},
+                     {"computed", rank.computed}});
   }
   json replays = json::array();
   for (const auto& replay : result.replays) {

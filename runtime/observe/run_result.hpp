@@ -24,6 +24,8 @@ struct rank_row {
   double exposed_wait_s = 0;        ///< of wait_s, while the device had nothing else to compute
   std::int64_t bytes_sent = 0;      ///< prefill and answer
   std::int64_t bytes_received = 0;  ///< prefill and answer
+  /// For each layer: chunks projected, attended to and fed forward by the worker that has finished the rank, in all its attempts.
+  std::vector<std::int64_t> computed{};
 };
 
 /// A finished job.
@@ -48,7 +50,7 @@ std::string table(const run_result& result, int columns_max = 80);
 
 /// {answer, answer_ids, strategy, plan, document_tokens, query_tokens, prefill_s, first_token_s, decode_tokens_per_s,
 /// ranks: [{rank, node, device, block_tokens, anchor_tokens, passing_tokens, compute_s, wait_s, exposed_wait_s,
-/// bytes_sent, bytes_received}], replays: [{rank, cause, layers, seconds, detect_ms, replayed_on_other_class}]} with the
+/// bytes_sent, bytes_received, computed: [per layer]}], replays: [{rank, cause, layers, seconds, detect_ms, replayed_on_other_class}]} with the
 /// meanings given above and at replay_result.
 nlohmann::json to_json(const run_result& result);
 

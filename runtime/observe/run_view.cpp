@@ -38,6 +38,18 @@ std::string running(double seconds) {
   return seconds >= 0 && seconds < 119.95 ? fmt::format("{:.1f} s", seconds) : format_seconds(seconds);
 }
 
+/// How many columns a line takes whose only escape codes are colours.
+int shown_columns(std::string_view line) {
+  std::string plain;
+  for (std::size_t i = 0; i < line.size(); ++i) {
+    if (line[i] == '\x1b')
+      i = std::min(line.find('m', i), line.size());
+    else
+      plain += line[i];
+  }
+  return display_columns(plain);
+}
+
 /// Which parts of a bar's line a terminal has room for.
 struct bar_layout {
   int bar = 0;
@@ -80,8 +92,8 @@ void run_view::loading(std::int64_t bytes_done, std::int64_t bytes_total) {
   if (done) {
     const double took_s = now_s - load_began_s_;
     if (options_.terminal) {
-      if (frame_lines_ > 0) write(progress_out_, to_top_of_frame() + "\x1b[J");
-      frame_lines_ = 0;
+      if (!frame_.empty()) write(progress_out_, to_top_of_frame() + "\x1b[J");
+      frame_.clear();
     } else if (load_shown_s_ > load_began_s_) {
       say(fmt::format("loading weights 100 % in {}", format_seconds(took_s)), {{"load_s", took_s}});
     }
@@ -92,8 +104,10 @@ void run_view::loading(std::int64_t bytes_done, std::int64_t bytes_total) {
   const auto text =
       fmt::format("loading weights {:>3} % of {}", percent(ratio(bytes_done, bytes_total)), format_bytes(bytes_total));
   if (options_.terminal) {
-    write(progress_out_, to_top_of_frame() + shortened(text, std::max(options_.columns - 1, 1)) + "\x1b[K\n");
-    frame_lines_ = 1;
+    ask_size();
+    const auto line = shortened(text, std::max(size_.columns - 1, 1));
+    write(progress_out_, to_top_of_frame() + line + "\x1b[K\n");
+    frame_.assign(1, display_columns(line));
   } else {
     say(text, {});
   }
@@ -110,7 +124,7 @@ void run_view::plan(const job_plan& plan, const plan_costs& costs, int layers) {
   shown_s_ = began_s_;
   shown_tenths_ = 0;
   prefill_s_ = -1;
-  frame_lines_ = 0;
+  frame_.clear();
   answering_ = false;
   if (!shows_progress()) return;
   if (options_.as_log) {
@@ -118,7 +132,8 @@ void run_view::plan(const job_plan& plan, const plan_costs& costs, int layers) {
                            plan.strategy, plan.ranks()),
                {{"strategy", plan.strategy}, {"ranks", plan.ranks()}, {"document_tokens", plan.document_tokens}});
   }
-  write(progress_out_, describe(plan, costs, std::min(options_.columns, 100)) + "\n");
+  ask_size();
+  write(progress_out_, describe(plan, costs, std::min(size_.columns, 100)) + "\n");
   if (options_.terminal) show(began_s_);
 }
 
@@ -155,7 +170,7 @@ void run_view::prefill_done(double prefill_s) {
   if (!shows_progress()) return;
   if (options_.terminal) {
     show(now_s);
-    frame_lines_ = 0;  // this frame stays
+    frame_.clear();  // this frame stays
   } else {
     const double rate = prefill_s > 0 ? static_cast<double>(document_tokens_) / prefill_s : 0;
     say(fmt::format("prefill 100 % in {}, {} document tokens/s", format_seconds(prefill_s), format_rate(rate)),
@@ -166,7 +181,7 @@ void run_view::prefill_done(double prefill_s) {
 void run_view::answer_text(std::string_view utf8_piece) {
   if (!answering_) {
     prefilling_ = false;
-    frame_lines_ = 0;
+    frame_.clear();
     answering_ = true;
     at_line_start_ = true;
     if (!options_.quiet) write(answer_out_, "answer:\n");
@@ -180,7 +195,7 @@ void run_view::answer_text(std::string_view utf8_piece) {
 void run_view::answer_done() {
   if (answering_ && !at_line_start_) write(answer_out_, "\n");
   prefilling_ = false;
-  frame_lines_ = 0;
+  frame_.clear();
   answering_ = false;
 }
 
@@ -311,9 +326,9 @@ std::string run_view::overall_line(const overall& all, int width) const {
 
 std::vector<std::string> run_view::frame(double now_s) const {
   // One column less: after the last one some terminals have wrapped already, others not yet.
-  const int width = std::max(options_.columns - 1, 1);
+  const int width = std::max(size_.columns - 1, 1);
   // The cursor's own line below the frame must be on the screen as well.
-  const std::size_t room = options_.rows > 2 ? static_cast<std::size_t>(options_.rows - 1) : 1;
+  const std::size_t room = size_.rows > 2 ? static_cast<std::size_t>(size_.rows - 1) : 1;
   std::vector<std::string> lines;
   if (ranks_.size() <= bars_max && ranks_.size() + 2 <= room) {
     lines = bars(width);
@@ -351,21 +366,29 @@ std::string run_view::plain_line(double now_s) const {
   return line;
 }
 
+void run_view::ask_size() {
+  if (options_.size) size_ = options_.size();
+}
+
 std::string run_view::to_top_of_frame() const {
-  return frame_lines_ > 0 ? fmt::format("\r\x1b[{}A", frame_lines_) : "";
+  int rows = 0;
+  for (const int columns : frame_) rows += std::max(1, (columns + size_.columns - 1) / size_.columns);
+  return rows > 0 ? fmt::format("\r\x1b[{}A", std::min(rows, std::max(size_.rows - 1, 1))) : "";
 }
 
 void run_view::show(double now_s, std::string_view above) {
+  ask_size();
   std::string text = to_top_of_frame();
   if (!above.empty()) {
-    if (frame_lines_ > 0) text += "\x1b[J";
+    if (!frame_.empty()) text += "\x1b[J";
     text += above;
   }
   const auto lines = frame(now_s);
   for (const auto& line : lines) text += line + "\x1b[K\n";
   text += "\x1b[J";
   write(progress_out_, text);
-  frame_lines_ = lines.size();
+  frame_.clear();
+  for (const auto& line : lines) frame_.push_back(shown_columns(line));
   shown_s_ = now_s;
 }
 

@@ -9,20 +9,20 @@
 
 #include "runtime/cluster/messages.hpp"
 #include "runtime/observe/log.hpp"
+#include "runtime/observe/terminal.hpp"
 #include "runtime/plan/job_plan.hpp"
 #include "runtime/plan/plan_costs.hpp"
 
 namespace baton {
 
-/// How a run is shown. The caller asks the terminal for its size and honours NO_COLOR.
+/// How a run is shown. The caller honours NO_COLOR.
 struct view_options {
   bool terminal = false;  ///< progress_out is one: frames are redrawn in place; else plain lines without escape codes
-  int columns = 80;
-  int rows = 24;
-  bool color = false;    ///< only looked at on a terminal
-  bool quiet = false;    ///< nothing but the answer's text
-  bool progress = true;  ///< else progress_out gets nothing
-  bool as_log = false;   ///< what would go to progress_out goes to log_line, never in place
+  std::function<terminal_size()> size{};  ///< of it, asked before each frame; null: 80 columns, 24 rows
+  bool color = false;                     ///< only looked at on a terminal
+  bool quiet = false;                     ///< nothing but the answer's text
+  bool progress = true;                   ///< else progress_out gets nothing
+  bool as_log = false;                    ///< what would go to progress_out goes to log_line, never in place
 };
 
 /// Seconds on a clock that never runs backwards.
@@ -90,8 +90,9 @@ class run_view {
   [[nodiscard]] std::string overall_line(const overall& all, int width) const;
   [[nodiscard]] std::vector<std::string> frame(double now_s) const;
   [[nodiscard]] std::string plain_line(double now_s) const;
-  /// The escape codes that take the cursor to the first line of the frame on the screen.
+  /// The escape codes that take the cursor to the first line of the frame on the screen, which a terminal that became narrower has wrapped.
   [[nodiscard]] std::string to_top_of_frame() const;
+  void ask_size();
   void show(double now_s, std::string_view above = {});
   void show_plain(double now_s);
   void write(std::FILE* to, std::string_view text) const;
@@ -102,6 +103,7 @@ class run_view {
   std::FILE* progress_out_;
   std::FILE* answer_out_;
   view_options options_;
+  terminal_size size_;
   view_clock clock_;
   std::int64_t job_ = 0;  ///< 0: not known
 
@@ -112,10 +114,10 @@ class run_view {
   std::int64_t document_tokens_ = 0;
   bool prefilling_ = false;
   double began_s_ = 0;
-  double shown_s_ = 0;           ///< when the last frame or line was written
-  int shown_tenths_ = 0;         ///< of the job, in the last plain line
-  double prefill_s_ = -1;        ///< -1: not done
-  std::size_t frame_lines_ = 0;  ///< on the screen, above the cursor
+  double shown_s_ = 0;      ///< when the last frame or line was written
+  int shown_tenths_ = 0;    ///< of the job, in the last plain line
+  double prefill_s_ = -1;   ///< -1: not done
+  std::vector<int> frame_;  ///< how wide the lines are that stand on the screen above the cursor
   bool answering_ = false;
   bool at_line_start_ = true;  ///< of the answer
 };

@@ -23,6 +23,7 @@ std::int64_t trace_time_ns(std::chrono::steady_clock::time_point at) {
 void rank_trace::append(const rank_trace& next) {
   spans.insert(spans.end(), next.spans.begin(), next.spans.end());
   blocks.insert(blocks.end(), next.blocks.begin(), next.blocks.end());
+  memory.insert(memory.end(), next.memory.begin(), next.memory.end());
   dropped += next.dropped;
 }
 
@@ -58,6 +59,10 @@ void trace_recorder::arrived(const block_key& key, int at_rank, clock::time_poin
   add({trace_block::event_kind::arrived, key, {at_rank, at_rank + 1}, trace_time_ns(at)});
 }
 
+void trace_recorder::lent(std::size_t bytes, clock::time_point at) {
+  if (has_room()) recorded_.memory.push_back({static_cast<std::int64_t>(bytes), trace_time_ns(at)});
+}
+
 rank_trace trace_recorder::take() { return std::exchange(recorded_, {}); }
 
 void trace_recorder::add(trace_span span) {
@@ -82,7 +87,7 @@ void trace_recorder::add(const trace_block& b) {
 }
 
 bool trace_recorder::has_room() {
-  if (recorded_.spans.size() + recorded_.blocks.size() < limit_) return true;
+  if (recorded_.spans.size() + recorded_.blocks.size() + recorded_.memory.size() < limit_) return true;
   ++recorded_.dropped;
   return false;
 }

@@ -44,11 +44,21 @@ struct trace_block {
   bool operator==(const trace_block&) const = default;
 };
 
+/// How much of its device's memory for jobs was lent to passes and shards, of all jobs, when a rank looked: whenever it had taken or given
+/// back some.
+struct trace_memory {
+  std::int64_t bytes = 0;
+  std::int64_t at_ns = 0;
+
+  bool operator==(const trace_memory&) const = default;
+};
+
 /// What one rank recorded.
 struct rank_trace {
-  std::vector<trace_span> spans;    ///< ascending, none overlaps another
-  std::vector<trace_block> blocks;  ///< ascending
-  std::int64_t dropped = 0;         ///< spans and blocks for which there was no room
+  std::vector<trace_span> spans;     ///< ascending, none overlaps another
+  std::vector<trace_block> blocks;   ///< ascending
+  std::vector<trace_memory> memory;  ///< ascending
+  std::int64_t dropped = 0;          ///< of all these, those for which there was no room
 
   /// Adds what the rank recorded next.
   void append(const rank_trace& next);
@@ -64,7 +74,7 @@ class trace_recorder {
   /// Spans of one layer and activity that lie no further apart become one: the chunks of a phase.
   static constexpr std::chrono::nanoseconds gap_max = std::chrono::microseconds(20);
 
-  /// Keeps at most `limit` spans and blocks together, and counts the rest.
+  /// Keeps at most `limit` entries, and counts the rest.
   explicit trace_recorder(std::size_t limit = events_max) : limit_(limit) {}
 
   /// What follows belongs to this layer.
@@ -77,6 +87,7 @@ class trace_recorder {
   void waited(clock::time_point until);
   void sent(const block_key& key, rank_range targets, clock::time_point at);
   void arrived(const block_key& key, int at_rank, clock::time_point at);
+  void lent(std::size_t bytes, clock::time_point at);
 
   /// All of it so far; begins anew.
   [[nodiscard]] rank_trace take();

@@ -129,6 +129,19 @@ void add_bytes_in_flight(const job_plan& plan, std::span<const rank_trace> ranks
   }
 }
 
+/// What a device has lent of its memory for jobs, as its ranks saw it. Two jobs of one device show in each other's traces.
+void add_memory(const job_plan& plan, std::span<const rank_trace> ranks, std::vector<timed_event>& events) {
+  for (const auto& shard : plan.shards) {
+    const auto rank = static_cast<std::size_t>(shard.rank);
+    if (rank >= ranks.size()) continue;
+    const auto name = quoted(fmt::format("memory of {}/{}", shard.node, shard.device));
+    for (const auto& m : ranks[rank].memory) {
+      events.push_back(
+          {m.at_ns, fmt::format(R"("ph":"C","pid":{},"name":{},"args":{{"bytes":{}}})", process, name, m.bytes)});
+    }
+  }
+}
+
 }  // namespace
 
 void write_trace(std::ostream& out, const job_plan& plan, std::span<const rank_trace> ranks, std::int64_t unit_bytes) {
@@ -141,6 +154,7 @@ void write_trace(std::ostream& out, const job_plan& plan, std::span<const rank_t
   }
   add_flows(ranks, events);
   if (unit_bytes > 0) add_bytes_in_flight(plan, ranks, unit_bytes, events);
+  add_memory(plan, ranks, events);
   std::ranges::stable_sort(events, {}, &timed_event::at_ns);
   const std::int64_t begin_ns = events.empty() ? 0 : events.front().at_ns;
 

@@ -16,7 +16,8 @@ namespace baton {
 /// both ends recorded is a flow ("s", "f") from the slice in which its source sent it to the slice in which its target took it, once
 /// for each target. Microseconds count from the first event; otherData.begin_unix_us says when that was, otherData.dropped what
 /// there was no room for. With `unit_bytes`, what K and V of one token and one KV head take, a counter ("C") says how many bytes of
-/// compressed blocks have been sent and not yet been taken, each target's for itself. `ranks` in rank order.
+/// compressed blocks have been sent and not yet been taken, each target's for itself. Another for each device says how many bytes of its
+/// memory for jobs were lent. `ranks` in rank order.
 void write_trace(std::ostream& out, const job_plan& plan, std::span<const rank_trace> ranks,
                  std::int64_t unit_bytes = 0);
 

@@ -320,6 +320,7 @@ void write(const shard_timings& from, ShardTimings& to) {
   to.set_total_s(from.total_s);
   to.set_bytes_sent(from.bytes_sent);
   to.set_bytes_received(from.bytes_received);
+  append(from.computed, *to.mutable_computed());
 }
 
 shard_timings read(const ShardTimings& in, const place& at) {
@@ -336,6 +337,8 @@ shard_timings read(const ShardTimings& in, const place& at) {
   timings.total_s = seconds(in.total_s(), at / "total_s");
   timings.bytes_sent = byte_count(in.bytes_sent(), at / "bytes_sent");
   timings.bytes_received = byte_count(in.bytes_received(), at / "bytes_received");
+  for (int i = 0; i < in.computed_size(); ++i)
+    timings.computed.push_back(within(in.computed(i), 0, INT64_MAX, at.item("computed", i)));
   return timings;
 }
 
@@ -366,19 +369,28 @@ void write(const trace_spans& from, TraceSpans& to) {
   to.set_rank(from.rank);
   for (const auto& span : from.recorded.spans) write(span, *to.add_spans());
   for (const auto& b : from.recorded.blocks) write(b, *to.add_blocks());
+  for (const auto& m : from.recorded.memory) {
+    auto& sample = *to.add_memory();
+    sample.set_bytes(m.bytes);
+    sample.set_at_ns(m.at_ns);
+  }
   to.set_dropped(from.recorded.dropped);
 }
 
 trace_spans read(const TraceSpans& in, const place& at) {
-  const std::size_t events = static_cast<std::size_t>(in.spans_size()) + static_cast<std::size_t>(in.blocks_size());
-  if (events > trace_events_per_message) {
-    refuse(at / "spans",
-           fmt::format("{} spans and blocks in one message; at most {}", events, trace_events_per_message));
-  }
+  const auto events = static_cast<std::size_t>(in.spans_size()) + static_cast<std::size_t>(in.blocks_size()) +
+                      static_cast<std::size_t>(in.memory_size());
+  if (events > trace_events_per_message)
+    refuse(at / "spans", fmt::format("{} entries in one message; at most {}", events, trace_events_per_message));
   trace_spans trace{.job = in.job(), .rank = rank(in.rank(), at / "rank"), .recorded = {}};
   for (int i = 0; i < in.spans_size(); ++i) trace.recorded.spans.push_back(read(in.spans(i), at.item("spans", i)));
   for (int i = 0; i < in.blocks_size(); ++i)
     trace.recorded.blocks.push_back(read(in.blocks(i), trace.job, at.item("blocks", i)));
+  for (int i = 0; i < in.memory_size(); ++i) {
+    const place item = at.item("memory", i);
+    trace.recorded.memory.push_back({within(in.memory(i).bytes(), 0, INT64_MAX, item / "bytes"),
+                                     within(in.memory(i).at_ns(), 0, INT64_MAX, item / "at_ns")});
+  }
   trace.recorded.dropped = within(in.dropped(), 0, INT64_MAX, at / "dropped");
   return trace;
 }

@@ -15,11 +15,8 @@ namespace baton {
 
 /// A copy of configs/processes.yaml in `folder`, with something added at its end.
 inline std::string config_with(const std::filesystem::path& folder, const std::string& yaml) {
-  auto text = text_of(many_processes);
-  const std::string relative = "../models/needle";
-  text.replace(text.find(relative), relative.size(), (source / "models/needle").string());
   const auto file = folder / "processes.yaml";
-  std::ofstream(file) << text << yaml << '\n';
+  std::ofstream(file) << config_text("processes.yaml", yaml);
   return file.string();
 }
 

@@ -82,6 +82,7 @@ INSTANTIATE_TEST_SUITE_P(
 struct many : testing::Test {
   const temporary_directory folder;
   std::unique_ptr<baton_process> run;
+  std::string settings = "recovery: {replays: 0}";
 
   void SetUp() override {
     std::filesystem::current_path(source);
@@ -89,8 +90,8 @@ struct many : testing::Test {
     std::string text;
     for (int i = 0; i < 3; ++i) text += text_of(s.document);
     run = std::make_unique<baton_process>(
-        std::vector<std::string>{"run", "--config", config_with(folder.path(), "recovery: {replays: 0}"), "--document",
-                                 "-", "--question", s.question},
+        std::vector<std::string>{"run", "--config", config_with(folder.path(), settings), "--document", "-",
+                                 "--question", s.question},
         text);
     for (int i = 0; i < 6000 && run->err_so_far().find("prefill") == std::string::npos; ++i)
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -119,6 +120,11 @@ struct many : testing::Test {
   }
 };
 
+/// In which nobody may be silent for long.
+struct many_impatient : many {
+  many_impatient() { settings += "\ntimeouts: {silence: 1200ms}"; }
+};
+
 TEST_F(many, processes_hold_a_run_as_the_configuration_says) {
   EXPECT_EQ(processes_of(*run, "node").size(), 2u);
   EXPECT_EQ(processes_of(*run, "worker").size(), 4u);
@@ -132,7 +138,7 @@ TEST_F(many, a_killed_worker_ends_the_job_with_rank_node_device_and_layer) {
   EXPECT_THAT(result.err, ContainsRegex("rank 4, device east/cpu0, layer [0-3]: the worker is gone"));
 }
 
-TEST_F(many, a_silent_worker_ends_the_job_with_rank_node_device_and_layer) {
+TEST_F(many_impatient, a_silent_worker_ends_the_job_with_rank_node_device_and_layer) {
   const auto result = end_after([&] { kill(pid_of("worker", "west", "cpu1"), SIGSTOP); });
   EXPECT_THAT(result.err, ContainsRegex("rank 2, device west/cpu1, layer [0-3]: the worker is gone .silent for 1.2 s"));
 }
@@ -142,7 +148,7 @@ TEST_F(many, a_killed_node_agent_ends_the_job_with_its_node) {
   EXPECT_THAT(result.err, ContainsRegex("rank [0-3], device west/cpu[01], layer [0-3]: the worker is gone"));
 }
 
-TEST_F(many, a_silent_node_agent_ends_the_job_with_its_node) {
+TEST_F(many_impatient, a_silent_node_agent_ends_the_job_with_its_node) {
   const auto result = end_after([&] { kill(pid_of("node", "east"), SIGSTOP); });
   EXPECT_THAT(
       result.err,

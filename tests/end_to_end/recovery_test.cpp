@@ -87,6 +87,21 @@ struct replay : testing::Test {
     EXPECT_TRUE(disturbed.dump == undisturbed.dump) << "logits, chosen units or KV differ";
     EXPECT_EQ(disturbed.result.at("answer_ids"), undisturbed.result.at("answer_ids"));
     EXPECT_TRUE(undisturbed.result.at("replays").empty());
+    // Who was not lost has computed nothing twice, and who was lost, all of it where it is now.
+    const auto lost = replayed(disturbed);
+    for (int h = 0; h < static_cast<int>(undisturbed.result.at("ranks").size()); ++h) {
+      const auto index = static_cast<std::size_t>(h);
+      const std::vector<std::int64_t> wanted = undisturbed.result.at("ranks")[index].at("computed");
+      const std::vector<std::int64_t> computed = disturbed.result.at("ranks")[index].at("computed");
+      ASSERT_EQ(wanted.size(), 4U);
+      EXPECT_GE(std::ranges::min(wanted), 3);
+      ASSERT_EQ(computed.size(), wanted.size());
+      for (std::size_t layer = 0; layer < wanted.size(); ++layer) {
+        const bool was_lost = std::ranges::find(lost, h) != lost.end();
+        EXPECT_TRUE(computed[layer] == wanted[layer] || (was_lost && computed[layer] > wanted[layer]))
+            << "rank " << h << ", layer " << layer << ": " << computed[layer] << " for " << wanted[layer];
+      }
+    }
   }
 
   static std::vector<int> replayed(const outcome& of) {

@@ -24,7 +24,7 @@ using testing::Not;
 /// Every test runs twice: all in one process, and as node agents and workers of their own. The parameter is the file in configs/.
 struct run : testing::TestWithParam<const char*> {
   temporary_directory folder;
-  const std::string config = (source / "configs" / GetParam()).string();
+  const std::string config = config_file(GetParam());
   void SetUp() override { std::filesystem::current_path(source); }
 
   std::string file(const std::string& name) const { return (folder.path() / name).string(); }

@@ -36,7 +36,8 @@ struct trace {
   std::map<int, int> rank_of;                ///< by thread
   std::map<int, std::vector<slice>> slices;  ///< by rank, in the file's order
   std::map<std::int64_t, json> starts, ends;
-  std::vector<std::int64_t> bytes_in_flight;  ///< after each change
+  std::vector<std::int64_t> bytes_in_flight;                ///< after each change
+  std::map<std::string, std::vector<std::int64_t>> memory;  ///< by counter
   std::vector<double> times_us;
 };
 
@@ -57,7 +58,8 @@ trace read_trace(const std::filesystem::path& path) {
                                                          event.at("args").at("layer"), begin,
                                                          begin + event.at("dur").get<double>()});
     } else if (kind == "C") {
-      t.bytes_in_flight.push_back(event.at("args").at("bytes"));
+      auto& counter = event.at("name") == "blocks in flight" ? t.bytes_in_flight : t.memory[event.at("name")];
+      counter.push_back(event.at("args").at("bytes"));
     } else {
       auto& side = kind == "s" ? t.starts : t.ends;
       EXPECT_TRUE(side.emplace(event.at("id"), event).second) << "a flow has one start and one end";
@@ -113,6 +115,14 @@ TEST_F(traced_run, every_rank_has_a_track_of_all_its_work_and_every_block_an_arr
   EXPECT_GT(std::ranges::max(t.bytes_in_flight), 0);
   EXPECT_GE(std::ranges::min(t.bytes_in_flight), 0);
   EXPECT_EQ(t.bytes_in_flight.back(), 0);
+  ASSERT_EQ(t.memory.size(), 2U);
+  for (const auto& [device, lent] : t.memory) {
+    // A device's ranks take their memory, and when their prefill ends they keep their KV alone.
+    EXPECT_TRUE(device == "memory of local/cpu0" || device == "memory of local/cpu1") << device;
+    EXPECT_GT(std::ranges::max(lent), lent.front()) << device;
+    EXPECT_LT(lent.back(), std::ranges::max(lent)) << device;
+    EXPECT_GT(std::ranges::min(lent), 0) << device;
+  }
 
   for (int rank = 0; rank < ranks; ++rank) {
     std::set<std::pair<int, std::string>> done;
@@ -178,9 +188,7 @@ TEST_F(traced_run, a_trace_that_cannot_be_kept_is_refused_before_the_work) {
 
 TEST_F(traced_run, over_a_link_of_20_ms_ranks_attend_to_their_own_block_while_passing_blocks_travel) {
   constexpr double delay_us = 20'000;
-  auto text = text_of(many_processes);
-  text.replace(text.find("../models"), 9, "models");
-  std::ofstream(folder.path() / "slow.yaml") << text << "links: {delay: 20ms}\n";
+  std::ofstream(folder.path() / "slow.yaml") << config_text("processes.yaml", "links: {delay: 20ms}");
   std::filesystem::current_path(source);
   const auto s = samples_of("archive-8k").at(0);
   const auto path = folder.path() / "trace.json";

@@ -175,7 +175,8 @@ TEST(calibration, gives_rates_that_are_kept_and_found_under_their_key_alone) {
 
 TEST(kernel_bench, times_every_kernel_and_shows_it_on_80_columns) {
   const auto kernels = cpu::make_cpu_backend({.threads = 2});
-  kernel_report report{kernels->kernel_class(), 2, {1e9, 1e9}, time_kernels(*kernels, 1, {32, 16, 64, 64})};
+  const kernel_sizes sizes{.rows = 32, .tokens = 16, .chunk_tokens = 8, .keys = 64, .scored_tokens = 64};
+  kernel_report report{kernels->kernel_class(), 2, {1e9, 1e9}, time_kernels(*kernels, 1, sizes)};
   std::vector<std::string> names;
   for (const auto& k : report.kernels) {
     names.push_back(k.name);
@@ -193,6 +194,12 @@ TEST(kernel_bench, times_every_kernel_and_shows_it_on_80_columns) {
     at = end + 1;
   }
   EXPECT_EQ(to_json(report)["kernels"].size(), report.kernels.size());
+
+  const std::vector<std::string> wanted{"swiglu", "gather"};
+  std::vector<std::string> timed;
+  for (const auto& k : time_kernels(*kernels, 1, sizes, wanted)) timed.push_back(k.name + " " + k.sizes);
+  EXPECT_EQ(timed, (std::vector<std::string>{"swiglu 16 x 4096", "swiglu 8 x 4096", "gather 8 of 64 tokens"}));
+  EXPECT_TRUE(time_kernels(*kernels, 1, sizes, std::vector<std::string>{"nothing"}).empty());
 }
 
 }  // namespace

@@ -120,6 +120,7 @@ TEST_F(worker_logic_test, a_trace_goes_in_pieces_before_the_end_of_what_it_is_ab
   for (std::size_t i = 0; i < spans; ++i)
     done.trace.spans.push_back({.layer = static_cast<std::uint16_t>(i), .end_ns = 1});
   done.trace.blocks.resize(7);
+  done.trace.memory.resize(4);
   done.trace.dropped = 3;
   logic.device_said(done);
   take();

@@ -116,9 +116,10 @@ TEST(run_result, writes_exactly_the_documented_json_keys) {
             (std::set<std::string>{"answer", "answer_ids", "strategy", "plan", "document_tokens", "query_tokens",
                                    "prefill_s", "first_token_s", "decode_tokens_per_s", "ranks", "replays"}));
   ASSERT_EQ(json.at("ranks").size(), 4U);
-  EXPECT_EQ(keys_of(json.at("ranks")[0]),
-            (std::set<std::string>{"rank", "node", "device", "block_tokens", "anchor_tokens", "passing_tokens",
-                                   "compute_s", "wait_s", "exposed_wait_s", "bytes_sent", "bytes_received"}));
+  EXPECT_EQ(
+      keys_of(json.at("ranks")[0]),
+      (std::set<std::string>{"rank", "node", "device", "block_tokens", "anchor_tokens", "passing_tokens", "compute_s",
+                             "wait_s", "exposed_wait_s", "bytes_sent", "bytes_received", "computed"}));
   EXPECT_EQ(json.at("answer"), " blue\n");
   EXPECT_EQ(json.at("answer_ids"), (std::vector<std::int32_t>{5, 6, 7}));
   EXPECT_EQ(json.at("plan").at("shards").size(), 4U);

@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/observe/format.hpp"
+#include "tests/support/small_terminal.hpp"
 
 namespace baton {
 namespace {
@@ -37,59 +38,9 @@ class captured_stream {
   std::FILE* file_;
 };
 
-/// The part of a terminal that frames use. It notes lines that would wrap and moves above its first line.
-class small_terminal {
- public:
-  small_terminal(int columns, int rows) : columns_(columns), rows_(static_cast<std::size_t>(rows)) {}
-
-  void show(std::string_view text) {
-    for (std::size_t i = 0; i < text.size(); ++i) {
-      if (text[i] == '\x1b') {
-        i = obey(text, i + 2);
-      } else if (text[i] == '\n') {
-        if (++row_ == lines_.size()) lines_.emplace_back();
-        column_ = 0;
-      } else if (text[i] == '\r') {
-        column_ = 0;
-      } else {
-        auto& line = lines_[row_];
-        line.resize(std::max(line.size(), column_ + 1), ' ');
-        line[column_++] = text[i];
-        if (static_cast<int>(column_) >= columns_) wrapped = true;
-      }
-    }
-  }
-  [[nodiscard]] const std::vector<std::string>& lines() const { return lines_; }
-
-  bool wrapped = false;
-  bool left_screen = false;
-
- private:
-  std::size_t obey(std::string_view text, std::size_t i) {
-    std::size_t number = 0;
-    for (; text[i] >= '0' && text[i] <= '9'; ++i) number = number * 10 + static_cast<std::size_t>(text[i] - '0');
-    switch (text[i]) {
-      case 'A':
-        if (number > row_ || number >= rows_) left_screen = true;
-        row_ -= std::min(number, row_);
-        break;
-      case 'K': lines_[row_].resize(std::min(lines_[row_].size(), column_)); break;
-      case 'J':
-        lines_[row_].resize(std::min(lines_[row_].size(), column_));
-        lines_.resize(row_ + 1);
-        break;
-      case 'm': break;
-      default: ADD_FAILURE() << "unknown escape code " << text[i];
-    }
-    return i;
-  }
-
-  int columns_;
-  std::size_t rows_;
-  std::vector<std::string> lines_{""};
-  std::size_t row_ = 0;
-  std::size_t column_ = 0;
-};
+std::function<terminal_size()> of(int columns, int rows) {
+  return [=] { return terminal_size{columns, rows}; };
+}
 
 /// A view with its streams and a clock that stands until it is told to go on.
 struct shown_run {
@@ -130,7 +81,7 @@ std::vector<std::string> frame_on(const small_terminal& terminal, std::size_t pl
 }
 
 std::size_t lines_of_plan(int ranks, int columns) {
-  shown_run run(ranks, {.columns = columns});
+  shown_run run(ranks, {.size = of(columns, 24)});
   run.view.plan(run.plan, {}, layers);
   const auto text = run.out.text();
   return static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
@@ -151,7 +102,7 @@ TEST(run_view, never_wraps_nor_leaves_the_screen_nor_leaves_anything_behind) {
     for (const int rows : {2, 3, 10, 24}) {
       for (const int ranks : {1, 8, 12, 13, 64, 500}) {
         SCOPED_TRACE(::testing::Message() << columns << " columns, " << rows << " rows, " << ranks << " ranks");
-        shown_run run(ranks, {.terminal = true, .columns = columns, .rows = rows, .color = true});
+        shown_run run(ranks, {.terminal = true, .size = of(columns, rows), .color = true});
         run.view.plan(run.plan, {}, layers);
         const std::string plan_and_first = run.out.text();
         small_terminal terminal(columns, rows);
@@ -177,8 +128,36 @@ TEST(run_view, never_wraps_nor_leaves_the_screen_nor_leaves_anything_behind) {
   }
 }
 
+TEST(run_view, a_terminal_that_becomes_narrower_wraps_a_frame_which_is_written_over_all_the_same) {
+  terminal_size size{100, 24};
+  shown_run run(3, {.terminal = true, .size = [&] { return size; }, .color = true});
+  run.view.plan(run.plan, {}, layers);
+  run.now_s += 1;
+  run.progress(0.25);
+  const auto wide = run.out.text();
+  size.columns = 40;  // the heading, three bars and the sum: some of them take two or three rows now
+  run.now_s += 1;
+  run.progress(0.5);
+  const auto next = run.out.text().substr(wide.size());
+  const auto last_frame = lines_of(wide.substr(wide.rfind("\x1b[5A")));
+  ASSERT_EQ(last_frame.size(), 6U);  // with the end of what is below
+  int rows = 0;
+  for (std::size_t i = 0; i < 5; ++i) {
+    std::string line = last_frame[i];
+    for (std::size_t code = line.find('\x1b'); code != std::string::npos; code = line.find('\x1b'))
+      line.erase(code, line.find_first_of("mKA", code) - code + 1);
+    std::erase(line, '\r');
+    rows += std::max(1, (display_columns(line) + 39) / 40);
+  }
+  EXPECT_GT(rows, 6);
+  EXPECT_EQ(next.substr(0, 5), "\r\x1b[" + std::to_string(rows)) << rows;
+  small_terminal terminal(40, 24);
+  terminal.show(next.substr(next.find('A') + 1));
+  EXPECT_FALSE(terminal.wrapped);
+}
+
 TEST(run_view, shows_a_bar_with_layer_rate_and_whom_it_waits_for) {
-  shown_run run(8, {.terminal = true, .columns = 80, .rows = 24});
+  shown_run run(8, {.terminal = true, .size = of(80, 24)});
   run.view.plan(run.plan, {}, layers);
   run.now_s += 2;
   run.progress(0.5);
@@ -192,7 +171,7 @@ TEST(run_view, shows_a_bar_with_layer_rate_and_whom_it_waits_for) {
 }
 
 TEST(run_view, shortens_a_line_at_60_columns_but_keeps_all_of_its_parts) {
-  shown_run run(2, {.terminal = true, .columns = 60, .rows = 24});
+  shown_run run(2, {.terminal = true, .size = of(60, 24)});
   run.view.plan(run.plan, {}, layers);
   run.now_s += 2;
   run.progress(0.5);
@@ -230,7 +209,7 @@ TEST(run_view, stays_without_colour_unless_it_is_asked_for) {
 }
 
 TEST(run_view, counts_ranks_in_the_grid_and_finishes_at_a_hundred_percent) {
-  shown_run run(16, {.terminal = true, .columns = 80, .rows = 24});
+  shown_run run(16, {.terminal = true, .size = of(80, 24)});
   run.view.plan(run.plan, {}, layers);
   run.now_s += 1;
   run.progress(0.25);
@@ -385,7 +364,7 @@ TEST(run_view, ignores_ranks_that_the_plan_does_not_have) {
 }
 
 TEST(run_view, loading_is_a_live_line_that_goes_away) {
-  shown_run run(2, {.terminal = true, .columns = 60, .rows = 24});
+  shown_run run(2, {.terminal = true, .size = of(60, 24)});
   small_terminal terminal(60, 24);
   std::size_t seen = 0;
   const auto refresh = [&] {

@@ -1,6 +1,9 @@
 #include "runtime/observe/trace_file.hpp"
 
 #include <sstream>
+#include <string>
+#include <tuple>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -178,6 +181,22 @@ TEST(trace_file, a_counter_tells_the_bytes_of_blocks_that_were_sent_and_not_yet_
   EXPECT_EQ(counters[1].at("ts"), 0.3);
   EXPECT_EQ(counters[1].at("args").at("bytes"), 0);
   EXPECT_TRUE(events_of(written(plan, ranks), "C").empty());
+}
+
+TEST(trace_file, a_counter_of_each_device_tells_its_memory) {
+  auto plan = plan_of(3);
+  plan.shards[2].device = "cpu1";
+  std::vector<rank_trace> ranks(3);
+  ranks[0].memory = {{100, base_ns}, {50, base_ns + 4000}};
+  ranks[1].memory = {{300, base_ns + 1000}};
+  ranks[2].memory = {{7, base_ns + 2000}};
+  std::vector<std::tuple<std::string, double, std::int64_t>> seen;
+  for (const auto& event : events_of(written(plan, ranks), "C"))
+    seen.emplace_back(event.at("name"), event.at("ts"), event.at("args").at("bytes"));
+  EXPECT_EQ(seen, (std::vector<std::tuple<std::string, double, std::int64_t>>{{"memory of local/cpu0", 0, 100},
+                                                                              {"memory of local/cpu0", 1, 300},
+                                                                              {"memory of local/cpu1", 2, 7},
+                                                                              {"memory of local/cpu0", 4, 50}}));
 }
 
 TEST(trace_file, a_trace_of_nothing_is_valid) {

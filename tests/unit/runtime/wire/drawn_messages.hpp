@@ -217,6 +217,7 @@ inline shard_timings draw() {
   timings.total_s = drawn_seconds();
   timings.bytes_sent = drawn_bytes();
   timings.bytes_received = drawn_bytes();
+  timings.computed = drawn_list<std::int64_t>(5, drawn_bytes);
   return timings;
 }
 
@@ -289,6 +290,9 @@ inline trace_spans draw() {
   trace.recorded.spans = drawn_list<trace_span>(5, draw<trace_span>);
   trace.recorded.blocks = drawn_list<trace_block>(5, draw<trace_block>);
   for (auto& b : trace.recorded.blocks) b.key.job = trace.job;
+  trace.recorded.memory = drawn_list<trace_memory>(5, [] {
+    return trace_memory{drawn_bytes(), between<std::int64_t>(0, INT64_MAX)};
+  });
   trace.recorded.dropped = drawn_bytes();
   return trace;
 }

@@ -183,6 +183,8 @@ TEST(worker_codec, refuses_traces_of_nothing_that_can_be) {
          t.recorded.blocks[0].targets = {2, 1};
        }},
       {"blocks[0].at_ns", [](trace_spans& t) { t.recorded.blocks[0].at_ns = -1; }},
+      {"memory[0].bytes", [](trace_spans& t) { t.recorded.memory[0].bytes = -1; }},
+      {"memory[0].at_ns", [](trace_spans& t) { t.recorded.memory[0].at_ns = -1; }},
       {"dropped", [](trace_spans& t) { t.recorded.dropped = -1; }},
       {"spans", [](trace_spans& t) { t.recorded.spans.resize(trace_events_per_message, t.recorded.spans[0]); }},
   };
@@ -190,6 +192,7 @@ TEST(worker_codec, refuses_traces_of_nothing_that_can_be) {
     trace_spans trace;
     trace.recorded.spans = {{.begin_ns = 5, .end_ns = 6}};
     trace.recorded.blocks.resize(1);
+    trace.recorded.memory.resize(1);
     ASSERT_EQ(refused_at<worker_report>(trace), "");
     make(trace);
     EXPECT_EQ(refused_at<worker_report>(trace), std::string("message trace_spans, field ") + where);
@@ -210,7 +213,7 @@ TEST(worker_codec, keeps_the_largest_piece_of_a_trace_under_a_megabyte) {
   trace.recorded.blocks.assign(trace_events_per_message, largest);
   EXPECT_LT(encode(worker_report(trace)).size(), 1000000U);
   EXPECT_EQ(refused_at<worker_report>(trace), "");
-  trace.recorded = {std::vector(trace_events_per_message, span), {}, INT64_MAX};
+  trace.recorded = {std::vector(trace_events_per_message, span), {}, {}, INT64_MAX};
   EXPECT_LT(encode(worker_report(trace)).size(), 1000000U);
 }
 
