@@ -58,14 +58,19 @@ run_tests() {
   # ThreadSanitizer of g++ 12 does not cope with the address randomisation of newer kernels.
   local fixed_addresses=()
   if setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
-  "${fixed_addresses[@]}" ctest --preset "$1" --parallel "$jobs" --output-junit "$report" \
+  "${fixed_addresses[@]}" ctest --preset "$1" --parallel "$jobs" --output-junit "$report" --test-output-size-passed 1000000 \
     >"$logs/$1.log" 2>&1 || status=$?
   read -r -a counts < <(python3 - "$report" <<'PYTHON'
-import sys, xml.etree.ElementTree as tree
-results = [case.get("status") for case in tree.parse(sys.argv[1]).getroot().iter("testcase")]
-skipped = sum(status in ("notrun", "disabled") for status in results)
-bad = sum(status == "fail" for status in results)
-print(len(results) - skipped - bad, bad, skipped)
+import re, sys, xml.etree.ElementTree as tree
+sums = {"PASSED": 0, "FAILED": 0, "SKIPPED": 0}
+for case in tree.parse(sys.argv[1]).getroot().iter("testcase"):
+    # One process may have run many tests; its last lines say how many.
+    found = re.findall(r"\[ *(PASSED|FAILED|SKIPPED) *\] (\d+) tests?[.,]", "".join(case.itertext()))
+    for what, count in found: sums[what] += int(count)
+    failed = case.get("status") == "fail"
+    if failed and not any(what == "FAILED" for what, count in found): sums["FAILED"] += 1
+    if not found and not failed: sums["PASSED" if case.get("status") == "run" else "SKIPPED"] += 1
+print(sums["PASSED"], sums["FAILED"], sums["SKIPPED"])
 PYTHON
   ) || counts=(0 0 0)
   if [[ $status -ne 0 ]] && only_the_leak_checker_failed "$report"; then

@@ -165,7 +165,7 @@ TEST(interleavings, full_of_blocks_that_are_damaged_beside_deaths_keep_every_pro
 struct planted : testing::TestWithParam<planted_bug> {};
 
 TEST_P(planted, bug_is_found) {
-  const auto promise = first_broken_promise({.deaths_max = 3, .restarts_max = 1, .bug = GetParam()}, 4000);
+  const auto promise = first_broken_promise({.deaths_max = 3, .restarts_max = 1, .bug = GetParam()}, 40'000);
   EXPECT_NE(promise, "");
   std::printf("found: %s\n", promise.c_str());
 }
