@@ -46,7 +46,7 @@ def main():
         drawn = [1 + (i * 7919) % (vocabulary - 1) for i in range(given.context)]
         ids.write_text(json.dumps({"document_ids": drawn[: given.context - query], "query_ids": drawn[-query:], "system_tokens": 1}))
         for _ in range(given.rounds):
-            run = [given.baton, "run", "--model", given.shape, "--tokens", ids, "--strategy", "full", "--ranks", "1", "--quiet"]
+            run = [given.baton, "run", "--config", "configs/quickstart.yaml", "--model", given.shape, "--tokens", ids, "--strategy", "full", "--ranks", "1", "--quiet"]
             run += ["--max-new-tokens", str(given.tokens + 1), "--json", out]
             subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
             told = json.loads(out.read_text())

@@ -1,10 +1,33 @@
 #include "kernels/cpu/thread_pool.hpp"
 
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include <omp.h>
 
 namespace baton::cpu {
+
+namespace {
+
+/// Whether it comes true soon. Gives way to whoever else wants the core.
+template <class Condition>
+bool soon(Condition&& condition) {
+  using clock = std::chrono::steady_clock;
+  constexpr auto patience = std::chrono::microseconds(100);
+  constexpr int looks_per_turn = 32;
+  const auto end = clock::now() + patience;
+  do {
+    for (int look = 0; look < looks_per_turn; ++look) {
+      if (condition()) return true;
+      __builtin_ia32_pause();
+    }
+    std::this_thread::yield();
+  } while (clock::now() < end);
+  return false;
+}
+
+}  // namespace
 
 thread_pool::thread_pool(int threads) {
   for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
@@ -32,13 +55,16 @@ void thread_pool::run(std::int64_t count, call body, void* context) {
     context_ = context;
     count_ = count;
     next_.store(0, std::memory_order_relaxed);
-    running_ = static_cast<int>(workers_.size());
-    ++generation_;
+    running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
   }
   started_.notify_all();
   work(0);
-  std::unique_lock lock(mutex_);
-  finished_.wait(lock, [this] { return running_ == 0; });
+  const auto all_finished = [this] { return running_.load(std::memory_order_acquire) == 0; };
+  if (!soon(all_finished)) {
+    std::unique_lock lock(mutex_);
+    finished_.wait(lock, all_finished);
+  }
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
@@ -59,16 +85,21 @@ void thread_pool::work(int thread) {
 void thread_pool::serve(int thread) {
   omp_set_num_threads(1);
   std::uint64_t seen = 0;
+  const auto called = [&] {
+    return stopping_.load(std::memory_order_relaxed) || generation_.load(std::memory_order_acquire) != seen;
+  };
   for (;;) {
-    {
+    if (!soon(called)) {
       std::unique_lock lock(mutex_);
-      started_.wait(lock, [&] { return stopping_ || generation_ != seen; });
-      if (stopping_) return;
-      seen = generation_;
+      started_.wait(lock, called);
     }
+    if (stopping_.load(std::memory_order_relaxed)) return;
+    seen = generation_.load(std::memory_order_acquire);
     work(thread);
-    const std::lock_guard lock(mutex_);
-    if (--running_ == 0) finished_.notify_one();
+    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      const std::lock_guard lock(mutex_);
+      finished_.notify_one();
+    }
   }
 }
 

@@ -13,7 +13,8 @@
 namespace baton::cpu {
 
 /// The threads of one CPU device. `parallel_for` is called by the device's one compute thread, which works along as thread 0;
-/// the others sleep between calls. Indices are handed out dynamically, so a body's result must not depend on which thread runs
+/// between calls the others look out for the next one, and sleep when none comes soon: to wake a thread takes longer than many of a
+/// decoding step's kernels. Indices are handed out dynamically, so a body's result must not depend on which thread runs
 /// it. An exception of a body is thrown by parallel_for after all threads have stopped.
 class thread_pool {
  public:
@@ -44,9 +45,9 @@ class thread_pool {
   std::mutex mutex_;
   std::condition_variable started_;
   std::condition_variable finished_;
-  std::uint64_t generation_ = 0;
-  int running_ = 0;
-  bool stopping_ = false;
+  std::atomic<std::uint64_t> generation_{0};  ///< of calls; changed under mutex_, after what describes the call
+  std::atomic<int> running_{0};               ///< threads that have not finished the call
+  std::atomic<bool> stopping_{false};
   call body_ = nullptr;
   void* context_ = nullptr;
   std::int64_t count_ = 0;
