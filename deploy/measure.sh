@@ -60,7 +60,7 @@ measure decode deploy/measure_decode.py --baton "$baton" --rounds "$repeats"
 question=$(head -n 1 models/needle/documents/archive-32k.questions.jsonl | python3 -c 'import json, sys; print(json.load(sys.stdin)["question"])')
 for round in 1 2 3; do
   measure "run-compare-$round" "$baton" run --config configs/quickstart.yaml --document models/needle/documents/archive-32k.txt \
-    --question "$question" --strategy apb --ranks 8 --compare full --json "$folder/run-compare-$round.json"
+    --question "$question" --strategy apb --ranks 8 --compare full --log-level warning --json "$folder/run-compare-$round.json"
 done
 measure prefill-small "$baton" bench prefill --shape configs/shapes/small.yaml --lengths "$lengths" --ranks 4,8 \
   --repeats "$repeats" --calibrate --json "$folder/prefill-small.json" --svg "$folder/prefill-small.svg"
