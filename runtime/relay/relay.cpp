@@ -65,6 +65,7 @@ void relay::coordinator_said_this(const release_log& command) {
     const std::lock_guard lock(mutex_);
     logic_.job_released(command.job);
     outbox_.forget_job(command.job);
+    std::erase_if(postponed_, [&](const offered_block& block) { return block.what.key.job == command.job; });
   }
   log_.release(command.job);
 }
@@ -82,8 +83,10 @@ void relay::coordinator_said_this(const place_blocks& command) {
   std::unique_lock lock(mutex_);
   logic_.blocks_placed_by(command);
   auto actions = logic_.take_actions();
+  const auto again = std::exchange(postponed_, {});
   lock.unlock();
   perform(std::move(actions));
+  for (const auto& block : again) take(block.from, block.what);
 }
 
 // ---- what other processes say ----
@@ -117,8 +120,11 @@ void relay::take(const std::string& from, const message& m) {
   const std::lock_guard offered(offering_);
   std::unique_lock lock(mutex_);
   const auto verdict = logic_.judge(m.key);
-  // Not acknowledged, so that it comes again.
-  if (verdict == block_verdict::later) return;
+  // Not acknowledged: should it be lost here, it comes again.
+  if (verdict == block_verdict::later) {
+    if (postponed_.size() < postponed_max) postponed_.push_back({from, m});
+    return;
+  }
   if (verdict == block_verdict::take) {
     lock.unlock();
     try {

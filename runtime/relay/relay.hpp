@@ -62,6 +62,14 @@ class relay final : private messenger::listener {
   relay_logic logic_;
   outbox outbox_;
   inbox_filter inbox_;
+  struct offered_block {
+    std::string from;
+    message what;
+  };
+  /// Blocks that came while it was being settled which attempt's count: they are judged again when it is. What there is no room for comes
+  /// again from its sender, a second later.
+  std::vector<offered_block> postponed_;
+  static constexpr std::size_t postponed_max = 256;
 };
 
 }  // namespace baton

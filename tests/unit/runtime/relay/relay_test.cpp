@@ -259,6 +259,38 @@ TEST_F(relay_test, a_released_job_is_freed_and_neither_served_nor_logged_any_mor
   for (auto* n : {&a, &b, &c}) EXPECT_THAT(n->log().keys(1), IsEmpty());
 }
 
+TEST_F(relay_test, a_block_that_comes_before_its_attempt_counts_is_taken_when_it_does_without_being_sent_again) {
+  admit(1);
+  auto key = key_of(1, 0, 0);
+  key.attempt = 1;
+  const std::vector<std::string> places = reservation(1).relays;
+  a.said(fence_job{1, 1, {1, 0, 0, 0, 0, 0}});
+  rank0.put(a.address(), key, {1, 6}, block_of(key, 1000));
+  const auto other = key_of(1, 0, 1);  // of a rank that nobody has lost: comes later, and is taken
+  rank0.put(a.address(), other, {2, 6}, block_of(other, 10));
+  ASSERT_TRUE(has(a, other));
+  EXPECT_FALSE(a.log().holds(key));
+  EXPECT_EQ(a.log().held().blocks, 1);
+  // It was sent once, and this process sends nothing again.
+  a.said(place_blocks{1, 1, places, {}, {}});
+  EXPECT_TRUE(a.log().holds(key));
+  EXPECT_TRUE(rank0.is_acknowledged(1));
+  EXPECT_TRUE(has(b, key) && has(c, key));
+
+  // What a released job had offered is forgotten with it.
+  a.said(fence_job{1, 2, {2, 0, 0, 0, 0, 0}});
+  key.attempt = 2;
+  key.layer = 1;
+  rank0.put(a.address(), key, {1, 6}, block_of(key, 1000));
+  const auto last = key_of(1, 1, 1);
+  rank0.put(a.address(), last, {2, 6}, block_of(last, 10));
+  ASSERT_TRUE(has(a, last));
+  a.said(release_log{1});
+  admit(2);
+  a.said(place_blocks{2, 0, places, {}, {}});
+  EXPECT_EQ(a.log().held().blocks, 0);
+}
+
 TEST_F(relay_test, a_lost_forward_is_sent_again_until_it_is_acknowledged) {
   admit(1);
   network.drop_next(message_kind::forward);
