@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include <hwy/cache_control.h>
 #include <omp.h>
 
 namespace baton::cpu {
@@ -20,7 +21,7 @@ bool soon(Condition&& condition) {
   do {
     for (int look = 0; look < looks_per_turn; ++look) {
       if (condition()) return true;
-      __builtin_ia32_pause();
+      hwy::Pause();
     }
     std::this_thread::yield();
   } while (clock::now() < end);

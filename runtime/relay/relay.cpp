@@ -65,7 +65,11 @@ void relay::coordinator_said_this(const release_log& command) {
     const std::lock_guard lock(mutex_);
     logic_.job_released(command.job);
     outbox_.forget_job(command.job);
-    std::erase_if(postponed_, [&](const offered_block& block) { return block.what.key.job == command.job; });
+    std::erase_if(postponed_, [&](const offered_block& block) {
+      if (block.what.key.job != command.job) return false;
+      postponed_bytes_ -= block.what.payload->bytes.size();
+      return true;
+    });
   }
   log_.release(command.job);
 }
@@ -84,6 +88,7 @@ void relay::coordinator_said_this(const place_blocks& command) {
   logic_.blocks_placed_by(command);
   auto actions = logic_.take_actions();
   const auto again = std::exchange(postponed_, {});
+  postponed_bytes_ = 0;
   lock.unlock();
   perform(std::move(actions));
   for (const auto& block : again) take(block.from, block.what);
@@ -122,7 +127,10 @@ void relay::take(const std::string& from, const message& m) {
   const auto verdict = logic_.judge(m.key);
   // Not acknowledged: should it be lost here, it comes again.
   if (verdict == block_verdict::later) {
-    if (postponed_.size() < postponed_max) postponed_.push_back({from, m});
+    const std::size_t bytes = m.payload->bytes.size();
+    if (postponed_bytes_ + bytes > postponed_bytes_max) return;
+    postponed_bytes_ += bytes;
+    postponed_.push_back({from, m});
     return;
   }
   if (verdict == block_verdict::take) {

@@ -69,7 +69,8 @@ class relay final : private messenger::listener {
   /// Blocks that came while it was being settled which attempt's count: they are judged again when it is. What there is no room for comes
   /// again from its sender, a second later.
   std::vector<offered_block> postponed_;
-  static constexpr std::size_t postponed_max = 256;
+  std::size_t postponed_bytes_ = 0;
+  static constexpr std::size_t postponed_bytes_max = 64 << 20;
 };
 
 }  // namespace baton
