@@ -47,7 +47,7 @@ class job_client::inbox {
 };
 
 job_client::job_client(caf::actor_system& system, const coordinator_actor& coordinator)
-    : system_(system), coordinator_(coordinator), inbox_(std::make_shared<inbox>()) {
+    : coordinator_(coordinator), inbox_(std::make_shared<inbox>()) {
   self_ = system.spawn([coordinator, box = inbox_](client_actor::pointer self) -> client_actor::behavior_type {
     self->monitor(coordinator);
     self->set_down_handler([self, box](caf::down_msg& down) {

@@ -35,7 +35,6 @@ class job_client {
  private:
   class inbox;
 
-  caf::actor_system& system_;
   coordinator_actor coordinator_;
   std::shared_ptr<inbox> inbox_;  ///< the actor's and this object's
   client_actor self_;

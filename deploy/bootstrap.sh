@@ -10,7 +10,7 @@ packages=(
   libcaf-dev libprotobuf-dev libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev
   libdnnl-dev libhwy-dev libhwloc-dev libucx-dev libpcre2-dev libicu-dev libsqlite3-dev libxxhash-dev libssl-dev
   # tests, checks and scripts
-  libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev clang-format clang-tidy-16 libomp-16-dev shellcheck python3
+  libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev clang-format clang-tidy-16 clang-16 libclang-rt-16-dev libomp-16-dev shellcheck python3
 )
 
 declare -A installed=()

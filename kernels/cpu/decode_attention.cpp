@@ -84,7 +84,7 @@ HWY_INLINE hn::Vec<four_lanes> folded(four_lanes, hn::Vec<four_lanes> v) { retur
 
 /// The sum of a vector's 128-bit blocks.
 template <class D, class V>
-HWY_INLINE hn::Vec<four_lanes> folded(D d, V v) {
+HWY_INLINE hn::Vec<four_lanes> folded(D, V v) {
   const hn::Half<D> half;
   return folded(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
 }

@@ -97,9 +97,9 @@ task decode_pass::run() {
   std::uint32_t piece = 0;
   std::size_t done = 0;
   std::size_t count = 0;
-  for (; done < query.size(); done += count) {
+  for (; done < query.size(); done += count, ++piece) {
     count = std::min(query.size() - done, static_cast<std::size_t>(piece_tokens));
-    co_await advance(query.subspan(done, count), block_phase::query, piece++);
+    co_await advance(query.subspan(done, count), block_phase::query, piece);
   }
   for (int index = 0;; ++index) {
     co_await choose_token(index, static_cast<std::int64_t>(count) - 1);
