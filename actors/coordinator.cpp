@@ -205,6 +205,7 @@ coordinator_options coordinator_options_of(const cluster_config& config, const c
                     .stuck_s = config.timeouts.exchange_ms / 1000.0,
                     // In between, ranks that cannot reach each other may be moved twice.
                     .cut_off_s = config.timeouts.exchange_ms / 3000.0,
+                    .hung_s = config.timeouts.chunk_ms / 1000.0,
                     .tick_s = config.timeouts.progress_ms / 1000.0,
                     .replays_max = config.recovery.replays,
                     .replacement_s = config.recovery.replacement_ms / 1000.0,

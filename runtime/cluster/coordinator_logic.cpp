@@ -40,7 +40,7 @@ void coordinator_logic::worker_joined(peer_id worker, const worker_ready& who, d
     actions_.push_back(dismiss{id});
   }
   ++epoch_;
-  workers_[worker] = {who, now_s};
+  workers_[worker] = {who, now_s, now_s};
   actions_.push_back(remark{log_level::info,
                             fmt::format("the worker of {}/{} is there", who.node, who.device),
                             {{"node", who.node}, {"device", who.device}, {"pid", who.pid}}});
@@ -116,6 +116,7 @@ void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double
   for (const job_id id : holding) {
     if (auto* job = find(id)) fence(*job, now_s);
   }
+  lose_detours_through(node, now_s);
   recover_all(now_s);
   start_what_fits(now_s);
 }
@@ -158,12 +159,18 @@ std::vector<device_view> coordinator_logic::devices_for(int ranks) const {
   return in_declared_order(std::move(all));
 }
 
-job_routes coordinator_logic::routes_of(const job_entry& job) const {
+job_routes coordinator_logic::routes_of(const job_entry& job, const std::string& node) const {
   job_routes routes;
-  for (const auto& rank : job.ranks) {
+  for (const auto& shard : job.plan.shards) {
+    const auto& rank = job.ranks[static_cast<std::size_t>(shard.rank)];
     const auto worker = workers_.find(rank.worker);
-    routes.ranks.push_back({worker == workers_.end() ? std::string() : worker->second.who.address, rank.attempt});
+    if (worker == workers_.end()) {
+      routes.ranks.push_back({{}, rank.attempt});
+    } else {
+      routes.ranks.push_back({worker->second.who.address, rank.attempt, detour_between(job, node, shard.node)});
+    }
   }
+  routes.relay = relay_address(node);
   return routes;
 }
 
@@ -225,6 +232,10 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
     // is another copy, which its relay may have named.
     job->damaged_blocks.insert({damaged->rank, damaged->layer});
     fence(*job, now_s);
+  } else if (const auto* probed = std::get_if<paths_probed>(&report)) {
+    auto* job = find(probed->job);
+    if (!job || !job->probe || job->probe->round != probed->round || job->probe->node != node) return;
+    paths_are_known(*job, probed->reached, now_s);
   } else if (const auto* ended = std::get_if<worker_ended>(&report)) {
     const auto worker = std::ranges::find_if(workers_, [&](const auto& entry) {
       const auto& who = entry.second.who;
@@ -255,10 +266,9 @@ void coordinator_logic::assign(const job_entry& job, int rank) {
   const peer_id worker = entry.worker;
   std::vector<std::int32_t> held_layers;
   for (const auto& [layer, attempt] : entry.held) held_layers.push_back(layer);
-  auto routes = routes_of(job);
-  routes.relay = relay_address(shard.node);
-  actions_.push_back(to_worker{worker, assign_shard{job.run, rank, job.plan, std::move(routes), job.asked.report_dump,
-                                                    job.asked.report_trace, std::move(held_layers)}});
+  actions_.push_back(
+      to_worker{worker, assign_shard{job.run, rank, job.plan, routes_of(job, shard.node), job.asked.report_dump,
+                                     job.asked.report_trace, std::move(held_layers)}});
   const auto document = std::span(job.ids).first(static_cast<std::size_t>(job.asked.document_tokens));
   const auto tokens = tokens_of(shard, document, std::span(job.ids).subspan(document.size()));
   for (std::size_t first = 0; first < tokens.ids.size(); first += ids_per_message) {
@@ -298,6 +308,7 @@ void coordinator_logic::start_answer_of(job_entry& job, double now_s) {
   asked.stop_tokens = job.asked.stop_tokens;
   asked.sampling = job.plan.sampling;
   for (auto& rank : job.ranks) {
+    rank.moved_s = now_s;
     rank.progress.waiting_for = -1;
     rank.answer.reset();
   }
@@ -360,7 +371,7 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_ready& repor
   if (job->now > stage::preparing) {
     // A replay: the others are under way.
     actions_.push_back(to_worker{worker, start_shard{report.job, report.rank}});
-    job->moved_s = now_s;
+    job->moved_s = job->ranks[static_cast<std::size_t>(report.rank)].moved_s = now_s;
     return;
   }
   if (job->now == stage::preparing && std::ranges::all_of(job->ranks, &rank_entry::ready))
@@ -371,8 +382,10 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_progress& re
   auto* job = job_of(worker, report.job, report.rank);
   if (!job) return;
   auto& rank = job->ranks[static_cast<std::size_t>(report.rank)];
-  const bool done = job->now == stage::prefilling ? rank.prefill.has_value() : rank.answer.has_value();
+  const bool done = is_done(*job, rank);
   if (report.chunks != rank.progress.chunks || (report.waiting_for < 0 && !done)) job->moved_s = now_s;
+  if (report.chunks != rank.progress.chunks) workers_.at(worker).moved_s = now_s;
+  if (report.chunks != rank.progress.chunks || report.waiting_for != rank.progress.waiting_for) rank.moved_s = now_s;
   rank.progress = report;
   if (rank.replay && rank.ready && report.layer > rank.replay->layer) close_replay(*job, report.rank, now_s);
   job->progress_changed = true;
@@ -383,6 +396,7 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_finished& re
   if (!job || job->now != stage::prefilling) return;
   auto& rank = job->ranks[static_cast<std::size_t>(report.rank)];
   rank.prefill = report.timings;
+  rank.moved_s = now_s;
   if (rank.replay) close_replay(*job, report.rank, now_s);
   rank.progress.tokens_done = model_.shape.layers * job->plan.shards[static_cast<std::size_t>(report.rank)].tokens();
   rank.progress.waiting_for = -1;
@@ -425,6 +439,7 @@ void coordinator_logic::worker_reported(peer_id worker, const answer_finished& r
   if (!job || job->now != stage::answering || report.repeat != job->asked_again) return;
   if (job->answer_ids.empty()) job->first_token_at_s = job->last_token_at_s = now_s;
   job->ranks[static_cast<std::size_t>(report.rank)].answer = report.timings;
+  job->ranks[static_cast<std::size_t>(report.rank)].moved_s = now_s;
   if (std::ranges::all_of(job->ranks, [](const rank_entry& r) { return r.answer.has_value(); })) finish(*job);
 }
 
@@ -487,14 +502,69 @@ void coordinator_logic::give_up_the_silent(double now_s) {
   }
 }
 
+bool coordinator_logic::is_done(const job_entry& job, const rank_entry& rank) {
+  return job.now == stage::answering ? rank.answer.has_value() : rank.prefill.has_value();
+}
+
+int coordinator_logic::waits_in_vain_for(const job_entry& job, const rank_entry& rank, double for_s,
+                                         double now_s) const {
+  const int source = rank.progress.waiting_for;
+  if (job.now < stage::prefilling || is_done(job, rank) || source < 0 || source >= static_cast<int>(job.ranks.size()))
+    return -1;
+  // While it is being settled who is where and who has which block, nobody is late.
+  if (!job.fences_awaited.empty() || job.placed_round != job.fence_round) return -1;
+  // Whoever is to make it has deadlines of its own: as a worker that is silent, a device that hangs, a rank that waits.
+  const auto& other = job.ranks[static_cast<std::size_t>(source)];
+  const bool is_made =
+      is_done(job, other) || (job.now == stage::prefilling && other.progress.layer > rank.progress.layer);
+  if (!is_made || !workers_.contains(rank.worker) || !workers_.contains(other.worker)) return -1;
+  return now_s - std::max({rank.moved_s, other.moved_s, job.settled_s}) > for_s ? source : -1;
+}
+
+void coordinator_logic::give_up_the_hung(double now_s) {
+  if (limits_.hung_s <= 0) return;
+  std::set<peer_id> computing;
+  for (const auto& [run, job] : jobs_) {
+    if (job.now < stage::prefilling) continue;
+    for (const auto& rank : job.ranks) {
+      if (rank.ready && !is_done(job, rank) && rank.progress.waiting_for < 0) computing.insert(rank.worker);
+    }
+  }
+  std::vector<peer_id> hung;
+  for (auto& [id, worker] : workers_) {
+    if (!computing.contains(id)) {
+      worker.moved_s = now_s;
+    } else if (now_s - worker.moved_s > limits_.hung_s) {
+      hung.push_back(id);
+    }
+  }
+  // The worker lives and its device does not: whatever else it is told to do there would not be done either.
+  for (const peer_id id : hung) {
+    worker_lost(id, fmt::format("its device hangs: it has computed for {:.0f} s and ended no chunk", limits_.hung_s),
+                now_s);
+    actions_.push_back(dismiss{id});
+  }
+}
+
 void coordinator_logic::fail_the_stuck(double now_s) {
   std::vector<std::pair<job_id, failure>> stuck;
   for (const auto& [id, job] : jobs_) {
-    if (!stands_still(job, limits_.stuck_s, now_s)) continue;
-    const auto done = [&](const rank_entry& r) {
-      return job.now == stage::prefilling ? r.prefill.has_value() : r.answer.has_value();
-    };
-    const auto first = std::ranges::find_if_not(job.ranks, done);
+    if (!stands_still(job, limits_.stuck_s, now_s)) {
+      for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
+        const auto& r = job.ranks[rank];
+        const int source = waits_in_vain_for(job, r, limits_.stuck_s, now_s);
+        if (source < 0) continue;
+        stuck.push_back(
+            {id,
+             {fault_code::deadline,
+              fmt::format("it waits for a block that rank {} has made, and neither has moved for {:.0f} s: it is lost",
+                          source, limits_.stuck_s),
+              fmt::format("rank {}, layer {}", rank, r.progress.layer)}});
+        break;
+      }
+      continue;
+    }
+    const auto first = std::ranges::find_if_not(job.ranks, [&](const rank_entry& r) { return is_done(job, r); });
     if (first == job.ranks.end()) continue;
     stuck.push_back(
         {id,
@@ -511,9 +581,18 @@ void coordinator_logic::tick(double now_s) {
   const double late_s = last_tick_s_ == 0 ? 0 : now_s - last_tick_s_ - limits_.tick_s;
   last_tick_s_ = now_s;
   if (late_s > limits_.tick_s) {
-    for (auto& [id, worker] : workers_) worker.heard_s += late_s;
+    for (auto& [id, worker] : workers_) {
+      worker.heard_s += late_s;
+      worker.moved_s += late_s;
+    }
     for (auto& [id, relay] : relays_) relay.heard_s += late_s;
-    for (auto& [id, job] : jobs_) job.moved_s += late_s;
+    for (auto& [id, job] : jobs_) {
+      job.moved_s += late_s;
+      job.settled_s += late_s;
+      for (auto& rank : job.ranks) rank.moved_s += late_s;
+      if (job.probe) job.probe->until_s += late_s;
+      if (job.probed) job.probed->at_s += late_s;
+    }
     for (auto& [id, client] : clients_) {
       client.heard_s += late_s;
       client.outbox.excuse(late_s);
@@ -522,7 +601,8 @@ void coordinator_logic::tick(double now_s) {
   now_s_ = now_s;
   give_up_the_silent(now_s);
   fail_the_unplaced(now_s);
-  move_the_cut_off(now_s);
+  give_up_the_hung(now_s);
+  look_after_the_cut_off(now_s);
   fail_the_stuck(now_s);
   retry_unkept_ends();
   drop_clients_that_do_not_read(now_s);

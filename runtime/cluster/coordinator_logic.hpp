@@ -69,9 +69,12 @@ struct coordinator_limits {
   double stuck_s =
       30;  ///< a job all of whose ranks wait for blocks, and do not move for so long, has lost one: it fails
   double cut_off_s =
-      0;                ///< before that, a node of it is taken to be cut off from another, and its ranks move; 0: never
-  double tick_s = 0.1;  ///< how often `tick` is called
-  int replays_max = 3;  ///< of one shard; then its job fails
+      0;  ///< before that, nodes of it are taken to be cut off from each other: a third one's relay is looked for, else ranks
+      ///< move; 0: never
+  double hung_s =
+      0;  ///< a device whose ranks compute, and end no chunk for so long, hangs: its worker is given up; 0: never
+  double tick_s = 0.1;          ///< how often `tick` is called
+  int replays_max = 3;          ///< of one shard; then its job fails
   double replacement_s = 30;    ///< a job fails whose lost shard no device could take for so long
   std::size_t queue_max = 100;  ///< jobs that wait; further ones are refused
   std::size_t running_max = 8;  ///< jobs at once
@@ -95,6 +98,9 @@ struct coordinator_limits {
 /// blocks: lost -> fenced (no relay takes what the old attempt may still send; all say what they hold) -> placed -> prepared ->
 /// started. A question that was under way is asked again with the tokens that are known. A dead relay takes the workers of its node
 /// with it.
+///
+/// Where two nodes do not reach each other, what their processes say to each other goes through the relay of a third one that reaches both, or
+/// else the ranks of one of them move (coordinator_detours.cpp).
 class coordinator_logic {
  public:
   /// `declared` is the order in which ranks are laid over devices (node and name); others come behind, by their names. `store` outlives
@@ -132,6 +138,7 @@ class coordinator_logic {
   struct worker_entry {
     worker_ready who;
     double heard_s = 0;
+    double moved_s = 0;  ///< when one of its ranks last ended a chunk, or none had anything to compute
   };
   struct relay_entry {
     relay_ready who;
@@ -171,12 +178,25 @@ class coordinator_logic {
     std::uint32_t attempt = 0;
     bool ready = false;
     shard_progress progress;
+    double moved_s = 0;  ///< when it last computed, began to wait for somebody, or was done
     std::optional<shard_timings> prefill;
     std::optional<shard_timings> answer;
     /// Left to holders when this attempt was placed or another copy was damaged; it is asked for them when these are gone.
     held_blocks held;
     std::optional<open_replay> replay;
     std::set<peer_id> without_room;  ///< workers that could not take it
+  };
+  using node_pair = std::pair<std::string, std::string>;  ///< in order
+  /// A relay has been asked whom it reaches.
+  struct open_probe {
+    std::string node;
+    std::uint32_t round = 0;
+    double until_s = 0;  ///< then it has not answered
+  };
+  struct past_probe {
+    double at_s = 0;
+    std::string node;
+    std::set<std::string> unreached{};  ///< nodes of the job
   };
   struct job_entry : kept_job {
     job_id run = 0;  ///< what workers and relays call it
@@ -203,10 +223,16 @@ class coordinator_logic {
 
     std::uint32_t fence_round = 0;
     std::uint32_t placed_round = 0;  ///< whose fence has been followed by place_blocks
+    double settled_s = 0;            ///< when that was
     std::set<peer_id> fences_awaited;
     std::map<peer_id, std::vector<rank_layers>> held;       ///< by each relay, at the newest fence
     std::set<std::pair<int, std::int32_t>> damaged_blocks;  ///< rank and layer, since the last placing
-    std::optional<double> unplaced_since_s;                 ///< no device could take a lost shard
+    std::map<node_pair, std::string> detours;  ///< nodes that do not reach each other, and the one in between
+    std::optional<open_probe> probe;
+    std::optional<past_probe> probed;  ///< the last one
+    std::uint32_t probe_round = 0;
+
+    std::optional<double> unplaced_since_s;  ///< no device could take a lost shard
     std::vector<replay_result> replays;
   };
 
@@ -266,7 +292,6 @@ class coordinator_logic {
                        double now_s);
   /// Whether a rank that began to wait can go on: not as long as all wait and none has moved for so long.
   [[nodiscard]] bool stands_still(const job_entry& job, double for_s, double now_s) const;
-  void move_the_cut_off(double now_s);
   /// Goes as far as it can with the ranks that have no worker.
   void recover(job_entry& job, double now_s);
   void recover_all(double now_s);
@@ -284,6 +309,25 @@ class coordinator_logic {
   void ask_again_for_damaged_blocks(job_entry& job, const std::map<int, peer_id>& places);
   void close_replay(job_entry& job, int rank, double now_s);
   void fail_the_unplaced(double now_s);
+
+  // ---- nodes that do not reach each other: coordinator_detours.cpp ----
+
+  void look_after_the_cut_off(double now_s);
+  void look_after_the_cut_off(job_entry& job, double now_s);
+  /// A rank that waits, and the rank on another node whose block does not come although it should have.
+  [[nodiscard]] std::optional<std::pair<int, int>> missed_block(const job_entry& job, bool stands_still,
+                                                                double now_s) const;
+  /// Asks the node's relay whom of the job's nodes it reaches. False: there is no relay, or no third node although one is wanted.
+  bool begin_to_probe(job_entry& job, const std::string& node, bool third_wanted, double now_s);
+  void paths_are_known(job_entry& job, const std::vector<paths_probed::path>& reached, double now_s);
+  /// Through that node from now on; empty: straight. All jobs on both nodes.
+  void take_detour(const node_pair& between, const std::string& via);
+  void lose_detours_through(const std::string& node, double now_s);
+  void tell_relays_of_detours(const job_entry& job);
+  [[nodiscard]] std::string detour_between(const job_entry& job, const std::string& one,
+                                           const std::string& other) const;
+  /// Has the ranks of the higher one's node computed where the others are.
+  void move_the_cut_off(job_entry& job, std::pair<int, int> ranks, double now_s);
 
   void worker_reported(peer_id worker, const worker_ready& report, double now_s);
   void worker_reported(peer_id worker, const worker_alive& report, double now_s);
@@ -305,13 +349,19 @@ class coordinator_logic {
   /// the least to do.
   [[nodiscard]] std::vector<device_view> devices_for(int ranks) const;
   [[nodiscard]] std::vector<device_view> in_declared_order(std::vector<device_view> devices) const;
-  [[nodiscard]] job_routes routes_of(const job_entry& job) const;
+  /// As a process of that node sees them.
+  [[nodiscard]] job_routes routes_of(const job_entry& job, const std::string& node) const;
   /// Address of the relay of a node; empty where there is none.
   [[nodiscard]] std::string relay_address(const std::string& node) const;
   /// The relay of a node; 0 where there is none.
   [[nodiscard]] peer_id relay_of(const std::string& node) const;
   void give_up_the_silent(double now_s);
   void fail_the_stuck(double now_s);
+  /// Workers whose devices compute and get nowhere.
+  void give_up_the_hung(double now_s);
+  /// The rank for whose block the rank waits in vain: it has been made, and neither has moved for so long. Else -1.
+  [[nodiscard]] int waits_in_vain_for(const job_entry& job, const rank_entry& rank, double for_s, double now_s) const;
+  [[nodiscard]] static bool is_done(const job_entry& job, const rank_entry& rank);
   [[nodiscard]] std::set<peer_id> workers_of(const job_entry& job) const;
   /// All who follow the job.
   void tell(const kept_job& job, const client_update& update);

@@ -64,54 +64,6 @@ bool coordinator_logic::move_ranks_from(job_entry& job, const std::set<peer_id>&
   return true;
 }
 
-bool coordinator_logic::stands_still(const job_entry& job, double for_s, double now_s) const {
-  if (job.now < stage::prefilling || now_s - job.moved_s <= for_s) return false;
-  // A rank that computes is slow, however long its chunk takes, and whoever waits for it is right to.
-  return std::ranges::all_of(job.ranks, [&](const rank_entry& r) {
-    const bool done = job.now == stage::prefilling ? r.prefill.has_value() : r.answer.has_value();
-    return done || r.progress.waiting_for >= 0;
-  });
-}
-
-void coordinator_logic::move_the_cut_off(double now_s) {
-  if (limits_.cut_off_s <= 0) return;
-  struct pair {
-    job_id run = 0;
-    std::string moved;
-    std::string other;
-  };
-  std::vector<pair> cut_off;
-  for (const auto& [run, job] : jobs_) {
-    if (!stands_still(job, limits_.cut_off_s, now_s)) continue;
-    // Two that wait for each other cannot reach each other; else the lowest rank is the one that holds up the rest.
-    std::optional<std::pair<std::size_t, std::size_t>> found;
-    for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
-      const auto& r = job.ranks[rank];
-      const bool done = job.now == stage::prefilling ? r.prefill.has_value() : r.answer.has_value();
-      if (done || r.progress.waiting_for >= static_cast<int>(job.ranks.size())) continue;
-      const auto source = static_cast<std::size_t>(r.progress.waiting_for);
-      if (!workers_.contains(r.worker) || !workers_.contains(job.ranks[source].worker)) continue;
-      if (job.plan.shards[rank].node == job.plan.shards[source].node) continue;
-      const bool mutual = job.ranks[source].progress.waiting_for == static_cast<int>(rank);
-      if (!found || mutual) found = {rank, source};
-      if (mutual) break;
-    }
-    if (!found) continue;
-    const auto& [low, high] = std::minmax(found->first, found->second);
-    cut_off.push_back({run, job.plan.shards[high].node, job.plan.shards[low].node});
-  }
-  for (const auto& [run, moved, other] : cut_off) {
-    auto* job = find(run);
-    if (!job) continue;
-    std::set<peer_id> workers;
-    for (const auto& [id, worker] : workers_) {
-      if (worker.who.node == moved) workers.insert(id);
-    }
-    static_cast<void>(move_ranks_from(
-        *job, workers, false, fmt::format("nodes {} and {} do not seem to reach each other", moved, other), now_s));
-  }
-}
-
 void coordinator_logic::fence(job_entry& job, double now_s) {
   ++job.fence_round;
   job.held.clear();
@@ -149,6 +101,7 @@ void coordinator_logic::recover(job_entry& job, double now_s) {
   if (!job.relays_awaited.empty()) return;
   job.unplaced_since_s.reset();
   job.placed_round = job.fence_round;
+  job.settled_s = now_s;
   place(job, places);
 }
 
@@ -211,12 +164,13 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
   }
   auto forwardings = forwardings_of(job);
   job.damaged_blocks.clear();
+  if (!job.detours.empty()) tell_relays_of_detours(job);
   for (const peer_id relay : job.relays) {
     blocks.forwardings = std::move(forwardings[relay]);
     actions_.push_back(to_relay{relay, blocks});
   }
-  const auto routes = routes_of(job);
   for (const peer_id worker : workers_of(job)) {
+    const auto routes = routes_of(job, workers_.at(worker).who.node);
     for (const auto& [rank, its_worker] : places)
       actions_.push_back(to_worker{worker, rewire_rank{job.run, rank, routes.ranks[static_cast<std::size_t>(rank)]}});
   }

@@ -11,6 +11,7 @@
 #include "runtime/device/pass.hpp"
 #include "runtime/observe/trace.hpp"
 #include "runtime/plan/job_plan.hpp"
+#include "runtime/transport/detours.hpp"
 #include "runtime/transport/transport.hpp"
 
 /// What coordinator, workers, relays and clients say to each other: plain values. runtime/wire gives each conversation its protobuf
@@ -70,7 +71,7 @@ struct give_blocks {
 
   bool operator==(const give_blocks&) const = default;
 };
-/// A rank of the job is to be reached somewhere else from now on, as a later attempt.
+/// A rank of the job is to be reached somewhere else from now on, as a later attempt, or on another way.
 struct rewire_rank {
   job_id job = 0;
   int rank = 0;
@@ -262,7 +263,25 @@ struct place_blocks {
 
   bool operator==(const place_blocks&) const = default;
 };
-using relay_command = std::variant<reserve_log, release_log, fence_job, place_blocks>;
+/// Which nodes do not reach each other, and through whose relay the job's messages between them go: all of them, in place of what was said
+/// before. Told to every relay; those that are neither end nor in between have nothing to do with it.
+struct detour_job {
+  job_id job = 0;
+  std::vector<detour> detours;
+
+  bool operator==(const detour_job&) const = default;
+};
+/// The relay is to try who hears it: each of `to` at once, and through each of `via`. Answered by paths_probed.
+struct probe_paths {
+  job_id job = 0;
+  std::uint32_t round = 0;  ///< of the job: later ones stand in for earlier ones
+  std::vector<std::string> to;
+  std::vector<std::string> via;
+  int within_ms = 0;  ///< whoever has not answered by then is not reached
+
+  bool operator==(const probe_paths&) const = default;
+};
+using relay_command = std::variant<reserve_log, release_log, fence_job, place_blocks, detour_job, probe_paths>;
 
 struct relay_ready {
   std::string node;
@@ -313,6 +332,21 @@ struct job_fenced {
 
   bool operator==(const job_fenced&) const = default;
 };
+/// Who has answered a relay's probes, and on which ways.
+struct paths_probed {
+  struct path {
+    std::string to;
+    std::string via;  ///< empty: straight
+
+    bool operator==(const path&) const = default;
+    auto operator<=>(const path&) const = default;
+  };
+  job_id job = 0;
+  std::uint32_t round = 0;
+  std::vector<path> reached;
+
+  bool operator==(const paths_probed&) const = default;
+};
 /// A worker process of the node has ended.
 struct worker_ended {
   std::string device;
@@ -322,7 +356,7 @@ struct worker_ended {
   bool operator==(const worker_ended&) const = default;
 };
 using relay_report = std::variant<relay_ready, relay_alive, log_reserved, log_refused, log_failed, job_fenced,
-                                  worker_ended, block_damaged>;
+                                  worker_ended, block_damaged, paths_probed>;
 
 // ---- client and coordinator ----
 

@@ -96,9 +96,11 @@ struct security_config {
 };
 
 struct timeouts_config {
-  int progress_ms = 100;       ///< how often a worker reports
-  int silence_ms = 1'200;      ///< a worker or node that says nothing for so long is given up
-  int exchange_ms = 30'000;    ///< a job whose ranks all wait for blocks for so long has lost one and fails
+  int progress_ms = 100;   ///< how often a worker reports
+  int silence_ms = 1'200;  ///< a worker or node that says nothing for so long is given up
+  int exchange_ms =
+      30'000;  ///< a rank waits so long for a block of one that has made it; a job whose ranks all wait fails then
+  int chunk_ms = 600'000;      ///< a device that computes and ends no chunk for so long hangs
   int startup_ms = 60'000;     ///< until all workers have joined
   int shutdown_ms = 5'000;     ///< until all have ended
   int client_ms = 5'000;       ///< a client that says nothing for so long is gone, and with it its job

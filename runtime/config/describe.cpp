@@ -113,12 +113,13 @@ std::string describe(const node_config& node) {
 
 std::string describe(const timeouts_config& timeouts) {
   return fmt::format(
-      "timeouts:\n  progress: {}\n  silence: {}\n  exchange: {}\n  startup: {}\n  shutdown: {}\n  client: {}\n"
+      "timeouts:\n  progress: {}\n  silence: {}\n  exchange: {}\n  chunk: {}\n  startup: {}\n  shutdown: {}\n  client: "
+      "{}\n"
       "  reconnect: {}\n",
       config::format_duration_ms(timeouts.progress_ms), config::format_duration_ms(timeouts.silence_ms),
-      config::format_duration_ms(timeouts.exchange_ms), config::format_duration_ms(timeouts.startup_ms),
-      config::format_duration_ms(timeouts.shutdown_ms), config::format_duration_ms(timeouts.client_ms),
-      config::format_duration_ms(timeouts.reconnect_ms));
+      config::format_duration_ms(timeouts.exchange_ms), config::format_duration_ms(timeouts.chunk_ms),
+      config::format_duration_ms(timeouts.startup_ms), config::format_duration_ms(timeouts.shutdown_ms),
+      config::format_duration_ms(timeouts.client_ms), config::format_duration_ms(timeouts.reconnect_ms));
 }
 
 std::string describe(const coordinator_config& coordinator) {

@@ -38,7 +38,7 @@ void relay::coordinator_said(const relay_command& command) {
     const std::lock_guard lock(mutex_);
     outlived = logic_.hears_of(run);
     if (!outlived) return;
-    for (const job_id older : *outlived) outbox_.forget_job(older);
+    for (const job_id older : *outlived) forget(older);
   }
   for (const job_id older : *outlived) log_.release(older);
   std::visit([this](const auto& c) { coordinator_said_this(c); }, command);
@@ -64,7 +64,7 @@ void relay::coordinator_said_this(const release_log& command) {
   {
     const std::lock_guard lock(mutex_);
     logic_.job_released(command.job);
-    outbox_.forget_job(command.job);
+    forget(command.job);
     std::erase_if(postponed_, [&](const offered_block& block) {
       if (block.what.key.job != command.job) return false;
       postponed_bytes_ -= block.what.payload->bytes.size();
@@ -94,12 +94,56 @@ void relay::coordinator_said_this(const place_blocks& command) {
   for (const auto& block : again) take(block.from, block.what);
 }
 
+void relay::coordinator_said_this(const detour_job& command) {
+  if (!network_) return;
+  std::vector<std::string> elsewhere;
+  {
+    const std::lock_guard lock(mutex_);
+    elsewhere = detours_.lead_relay(command.job, network_->address(), command.detours);
+    for (const auto& to : elsewhere) outbox_.send_again(to, std::chrono::steady_clock::now());
+  }
+  // What waits for the way that leads nowhere.
+  for (const auto& to : elsewhere) network_->forget(to);
+}
+
+void relay::coordinator_said_this(const probe_paths& command) {
+  const std::lock_guard lock(mutex_);
+  probe_.begin(command, std::chrono::steady_clock::now());
+}
+
 // ---- what other processes say ----
 
 void relay::received(const std::string& from, message&& m) {
   // What was damaged on its way is neither taken nor acknowledged, and so comes again.
   if (m.payload && !is_intact(*m.payload)) return;
+  m.kind == message_kind::carry ? pass_on_or_open(from, std::move(m)) : hear(from, {}, std::move(m));
+}
+
+void relay::pass_on_or_open(const std::string& from, message&& carry) {
+  const auto carried = read_carry(carry);
+  if (!carried) return;
+  const bool is_for_here = carried->to == network_->address();
+  std::shared_ptr<carried_bytes> bytes;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!(is_for_here ? detours_.comes_by(from, *carried) : detours_.passes_on(from, *carried))) return;
+    if (!is_for_here) bytes = detours_.bytes_to(carried->to);
+  }
+  if (is_for_here) {
+    if (auto m = opened(*carried)) hear(carried->from, from, std::move(*m));
+    return;
+  }
+  carry.payload = bytes->admit(std::move(carry.payload));
+  if (carry.payload) send_straight(carried->to, std::move(carry));
+}
+
+void relay::hear(const std::string& from, const std::string& via, message&& m) {
   switch (m.kind) {
+    case message_kind::probe: return send_by(via, from, {.kind = message_kind::echo, .key = m.key});
+    case message_kind::echo: {
+      const std::lock_guard lock(mutex_);
+      return probe_.answered(m.key.job, m.key.question, {from, via});
+    }
     case message_kind::put:
     case message_kind::forward: return take(from, m);
     case message_kind::want: {
@@ -116,6 +160,7 @@ void relay::received(const std::string& from, message&& m) {
       }
       return;
     case message_kind::answer:
+    case message_kind::carry:
     case message_kind::direct: return;  // not for a relay
   }
 }
@@ -153,11 +198,19 @@ void relay::take(const std::string& from, const message& m) {
 void relay::tick() {
   std::vector<addressed_message> due;
   std::map<std::string, std::vector<std::uint64_t>> acknowledgements;
+  std::vector<path_probe::attempt> probes;
+  std::vector<paths_probed> probed;
   {
     const std::lock_guard lock(mutex_);
-    due = outbox_.due(std::chrono::steady_clock::now());
+    const auto now = std::chrono::steady_clock::now();
+    due = outbox_.due(now);
     acknowledgements = inbox_.take_acknowledgements();
+    probes = probe_.due(now);
+    probed = probe_.take_results(now);
   }
+  for (auto& result : probed) report_(std::move(result));
+  for (const auto& p : probes)
+    send_by(p.way.via, p.way.to, {.kind = message_kind::probe, .key = {.job = p.job, .question = p.round}});
   for (auto& again : due) send(again.to, std::move(again.what));
   for (const auto& [to, deliveries] : acknowledgements) send(to, acknowledgement_of(deliveries));
 }
@@ -207,12 +260,40 @@ void relay::send(const send_block& action, std::shared_ptr<const block>&& b) {
 }
 
 void relay::send(const std::string& to, message&& m) {
+  std::string via;
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto* way = detours_.way_to(to, m)) via = *way;
+  }
+  send_by(via, to, std::move(m));
+}
+
+void relay::send_by(const std::string& via, const std::string& to, message&& m) {
+  if (via.empty()) return send_straight(to, std::move(m));
+  auto carry = carry_of(network_->address(), to, m);
+  if (!carry) return;
+  std::shared_ptr<carried_bytes> bytes;
+  {
+    const std::lock_guard lock(mutex_);
+    bytes = detours_.bytes_to(via);
+  }
+  carry->payload = bytes->admit(std::move(carry->payload));
+  if (carry->payload) send_straight(via, std::move(*carry));
+}
+
+void relay::send_straight(const std::string& to, message&& m) {
   const job_id job = m.key.job;
   try {
     network_->send(to, std::move(m));
   } catch (const fault& why) {
     give_up(job, why);
   }
+}
+
+void relay::forget(job_id job) {
+  outbox_.forget_job(job);
+  detours_.forget_job(job);
+  probe_.forget_job(job);
 }
 
 void relay::give_up(job_id job, const fault& why) {

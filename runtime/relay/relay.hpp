@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "runtime/cluster/relay_logic.hpp"
+#include "runtime/relay/path_probe.hpp"
 #include "runtime/relay/relay_log.hpp"
 #include "runtime/transport/delivery.hpp"
+#include "runtime/transport/detours.hpp"
 #include "runtime/transport/messenger.hpp"
 
 namespace baton {
@@ -16,6 +18,8 @@ namespace baton {
 /// A node's KV relay: takes each compressed block of the node's ranks once, logs it, sends it once to each other node that hosts a
 /// later rank, and gives it to every process that asks, as often as it asks, until the job is released. One per node, in the node
 /// agent's process. Borrows the log, which local ranks may read too, and the messenger; both outlive it.
+///
+/// Where two other nodes cannot reach each other it passes on what their processes say to each other, if the coordinator has chosen it.
 ///
 /// Blocks come and go on the messenger's transport thread, a log's reads and writes of the disk included; the coordinator's commands
 /// come on any other.
@@ -41,7 +45,12 @@ class relay final : private messenger::listener {
   void coordinator_said_this(const release_log& command);
   void coordinator_said_this(const fence_job& command);
   void coordinator_said_this(const place_blocks& command);
+  void coordinator_said_this(const detour_job& command);
+  void coordinator_said_this(const probe_paths& command);
 
+  /// `via`: the relay that has passed it on; empty: it came straight.
+  void hear(const std::string& from, const std::string& via, message&& m);
+  void pass_on_or_open(const std::string& from, message&& carry);
   void take(const std::string& from, const message& m);
   /// `at_hand`: the block that the actions are about, where it need not be looked up.
   void perform(std::vector<relay_action>&& actions, const std::shared_ptr<const block>& at_hand = nullptr);
@@ -49,6 +58,10 @@ class relay final : private messenger::listener {
   bool comes_again(const send_block& damaged);
   void send(const send_block& action, std::shared_ptr<const block>&& b);
   void send(const std::string& to, message&& m);
+  /// The same, but on that way: through the relay `via`, or straight where it is empty.
+  void send_by(const std::string& via, const std::string& to, message&& m);
+  void send_straight(const std::string& to, message&& m);
+  void forget(job_id job);
   /// The job's log cannot be kept, or not be sent to where it must go.
   void give_up(job_id job, const fault& why);
 
@@ -62,6 +75,8 @@ class relay final : private messenger::listener {
   relay_logic logic_;
   outbox outbox_;
   inbox_filter inbox_;
+  detours detours_;
+  path_probe probe_;
   struct offered_block {
     std::string from;
     message what;

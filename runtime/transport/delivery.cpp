@@ -37,6 +37,18 @@ std::vector<addressed_message> outbox::due(time now) {
   return again;
 }
 
+void outbox::send_again(const std::string& to, time now) {
+  const auto found = receivers_.find(to);
+  if (found == receivers_.end()) return;
+  std::int64_t bytes = 0;
+  for (auto& [delivery, m] : found->second.messages) {
+    bytes += bytes_of(m.what);
+    m.due = now;
+    m.delay =
+        (delay_first + std::chrono::milliseconds(bytes * 1000 / slow_bytes_per_s)) / 2;  // it doubles when it goes
+  }
+}
+
 void outbox::acknowledged(const std::string& from, std::span<const std::uint64_t> deliveries) {
   const auto found = receivers_.find(from);
   if (found == receivers_.end()) return;

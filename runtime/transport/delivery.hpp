@@ -37,6 +37,8 @@ class outbox {
   [[nodiscard]] message post(const std::string& to, message what, time now);
   /// What is to be sent again now.
   [[nodiscard]] std::vector<addressed_message> due(time now);
+  /// All that `to` has not acknowledged is due at once, as if it had not been sent yet: it is reached on another way.
+  void send_again(const std::string& to, time now);
   /// Numbers that are not known, or not any more, change nothing.
   void acknowledged(const std::string& from, std::span<const std::uint64_t> deliveries);
   /// Drops all that is meant for a process that is gone.

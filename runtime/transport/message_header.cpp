@@ -132,7 +132,7 @@ std::optional<message_header> read_header(std::span<const std::byte> bytes) {
   in.number(header.payload_bytes);
   in.number(header.payload_checksum);
   if (!in.complete() || mark != header_mark || header.sender == 0) return std::nullopt;
-  if (kind > static_cast<std::uint8_t>(message_kind::acknowledge)) return std::nullopt;
+  if (kind > static_cast<std::uint8_t>(message_kind::echo)) return std::nullopt;
   if (phase > static_cast<std::uint8_t>(block_phase::decode)) return std::nullopt;
   if ((flags & ~(carries_payload | carries_address | is_hello)) != 0) return std::nullopt;
   if (!is_target(first) || !is_target(last)) return std::nullopt;

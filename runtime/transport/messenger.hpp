@@ -12,6 +12,7 @@ namespace baton {
 
 /// What processes say to each other on the data plane. A `put`, `forward` or `direct` with a delivery number is acknowledged and
 /// sent again until it is; a `want` is repeated until its answer has come. So a lost message, or one that comes twice, harms nobody.
+/// A `carry` is lost or doubled like any other: what is in it has its own delivery number, of its sender for its receiver.
 enum class message_kind : std::uint8_t {
   put,          ///< a process gives its node's relay a block
   forward,      ///< a relay gives another node's relay a block
@@ -19,6 +20,9 @@ enum class message_kind : std::uint8_t {
   answer,       ///< a relay's answer to a want, once it has the block
   direct,       ///< a block from rank to rank
   acknowledge,  ///< its payload: delivery numbers, 8 bytes each, little-endian
+  carry,  ///< its payload: a message between two processes that do not reach each other, for a third node's relay to pass on
+  probe,  ///< a relay asks another whether it hears it; lost ones are not sent again for ever
+  echo,   ///< the answer, on the way that the probe has come
 };
 
 struct message {

@@ -119,6 +119,7 @@ void process_network::enter(job_id id, int rank, const job_routes& routes, doorb
   const int ranks = static_cast<int>(routes.ranks.size());
   if (rank < 0 || rank >= ranks) throw wrong(fmt::format("a job of {} ranks has no such rank", ranks));
   std::vector<addressed_message> messages;
+  std::vector<std::string> elsewhere;
   {
     const std::lock_guard lock(mutex_);
     auto& job = jobs_.try_emplace(id, network_.address(), routes).first->second;
@@ -130,7 +131,9 @@ void process_network::enter(job_id id, int rank, const job_routes& routes, doorb
       auto moved = move(id, job, other, routes.ranks[static_cast<std::size_t>(other)]);
       std::move(moved.begin(), moved.end(), std::back_inserter(messages));
     }
+    elsewhere = lead(id, job);
   }
+  for (const auto& to : elsewhere) network_.forget(to);
   send(std::move(messages));
 }
 
@@ -140,6 +143,7 @@ void process_network::leave(job_id id, int rank) noexcept {
   if (job == jobs_.end() || !job->second.leave(rank)) return;
   jobs_.erase(job);
   outbox_.forget_job(id);
+  detours_.forget_job(id);
 }
 
 void process_network::give(const block_key& key, rank_range targets, block_route route,
@@ -179,11 +183,13 @@ std::shared_ptr<const block> process_network::take(int rank, const block_key& ke
 void process_network::rewire(job_id id, int rank, const rank_place& place) {
   std::vector<addressed_message> messages;
   std::string deserted;
+  std::vector<std::string> elsewhere;
   {
     const std::lock_guard lock(mutex_);
     auto& job = job_of(id);
     const auto before = job.place_of(rank).address;
     messages = move(id, job, rank, place);
+    elsewhere = lead(id, job);
     if (!before.empty() && before != network_.address() && !in_use(before)) {
       deserted = before;
       outbox_.forget(before);
@@ -191,6 +197,7 @@ void process_network::rewire(job_id id, int rank, const rank_place& place) {
     }
   }
   if (!deserted.empty()) network_.forget(deserted);
+  for (const auto& to : elsewhere) network_.forget(to);
   send(std::move(messages));
 }
 
@@ -235,11 +242,35 @@ bool process_network::in_use(const std::string& address) const {
   return false;
 }
 
+std::vector<std::string> process_network::lead(job_id id, const job_blocks& job) {
+  std::map<std::string, std::string> ways;
+  for (int rank = 0; rank < job.ranks(); ++rank) {
+    if (const auto& place = job.place_of(rank); !place.via.empty()) ways[place.address] = place.via;
+  }
+  auto elsewhere = detours_.lead(id, std::move(ways));
+  for (const auto& to : elsewhere) outbox_.send_again(to, std::chrono::steady_clock::now());
+  return elsewhere;
+}
+
 // ---- what others say: the transport thread ----
 
 void process_network::received(const std::string& from, message&& m) {
   // What was damaged on its way is neither taken nor acknowledged: it comes again, or is asked for again.
   if (m.payload && !is_intact(*m.payload)) return;
+  m.kind == message_kind::carry ? open(from, m) : hear(from, std::move(m));
+}
+
+void process_network::open(const std::string& from, const message& carry) {
+  const auto carried = read_carry(carry);
+  if (!carried || carried->to != network_.address()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!detours_.comes_by(from, *carried)) return;
+  }
+  if (auto m = opened(*carried)) hear(carried->from, std::move(*m));
+}
+
+void process_network::hear(const std::string& from, message&& m) {
   switch (m.kind) {
     case message_kind::direct: return received_direct(from, m);
     case message_kind::answer: return received_answer(m);
@@ -251,6 +282,9 @@ void process_network::received(const std::string& from, message&& m) {
       return;
     case message_kind::put:
     case message_kind::forward:
+    case message_kind::carry:
+    case message_kind::probe:
+    case message_kind::echo:
     case message_kind::want: return;  // for a relay
   }
 }
@@ -286,7 +320,7 @@ void process_network::tick() {
   }
   for (auto& m : messages) {
     try {
-      network_.send(m.to, std::move(m.what));
+      send(m.to, std::move(m.what));
     } catch (const fault&) {
       // The address makes no sense, as the rank that sent there first has been told.
     }
@@ -294,7 +328,24 @@ void process_network::tick() {
 }
 
 void process_network::send(std::vector<addressed_message>&& messages) {
-  for (auto& m : messages) network_.send(m.to, std::move(m.what));
+  for (auto& m : messages) send(m.to, std::move(m.what));
+}
+
+void process_network::send(const std::string& to, message&& m) {
+  std::string via;
+  std::shared_ptr<carried_bytes> bytes;
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto* way = detours_.way_to(to, m)) {
+      via = *way;
+      bytes = detours_.bytes_to(via);
+    }
+  }
+  if (!bytes) return network_.send(to, std::move(m));
+  auto carry = carry_of(network_.address(), to, m);
+  if (!carry) return;
+  carry->payload = bytes->admit(std::move(carry->payload));
+  if (carry->payload) network_.send(via, std::move(*carry));
 }
 
 }  // namespace baton

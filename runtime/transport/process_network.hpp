@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/transport/delivery.hpp"
+#include "runtime/transport/detours.hpp"
 #include "runtime/transport/job_blocks.hpp"
 #include "runtime/transport/messenger.hpp"
 #include "runtime/transport/transport.hpp"
@@ -54,8 +55,14 @@ class process_network final : public messenger::listener {
   [[nodiscard]] std::vector<addressed_message> move(job_id id, job_blocks& job, int rank, const rank_place& place);
   /// Whether a rank or a relay of any job lives there.
   [[nodiscard]] bool in_use(const std::string& address) const;
+  /// Who is reached on another way than before, as the job's places say; what they have not acknowledged is sent again.
+  [[nodiscard]] std::vector<std::string> lead(job_id id, const job_blocks& job);
 
+  void hear(const std::string& from, message&& m);
+  void open(const std::string& from, const message& carry);
   void send(std::vector<addressed_message>&& messages);
+  /// Straight, or through the relay in between.
+  void send(const std::string& to, message&& m);
   void received_direct(const std::string& from, const message& m);
   void received_answer(const message& m);
 
@@ -64,6 +71,7 @@ class process_network final : public messenger::listener {
   std::map<job_id, job_blocks> jobs_;
   outbox outbox_;
   inbox_filter inbox_;
+  detours detours_;
 };
 
 }  // namespace baton

@@ -40,11 +40,13 @@ struct incoming_block {
 struct rank_place {
   std::string address;  ///< a messenger's; empty where all ranks share one process
   std::uint32_t attempt = 0;
+  std::string
+      via{};  ///< the relay of a third node that passes on what goes there and comes from there; empty: nobody has to
 
   bool operator==(const rank_place&) const = default;
 };
 
-/// What a transport must know of a job's placement. Equal on all processes but for `relay`.
+/// What a transport must know of a job's placement. Equal on all processes but for `relay` and the places' `via`.
 struct job_routes {
   std::vector<rank_place> ranks;
   std::string relay;  ///< of this process's node
@@ -98,7 +100,7 @@ class transport {
                                           std::span<const incoming_block> receives) = 0;
   /// From now on rank `source`, which has joined there, is reached at another place: blocks for it go there, its direct blocks of
   /// earlier attempts are not taken any more (what a relay has logged is good, whichever attempt made it). A place of an earlier
-  /// attempt than is known changes nothing. Transfers stay as they are.
+  /// attempt than is known changes nothing; the same place with another `via` is reached that way from now on. Transfers stay as they are.
   virtual void rewire(int source, const rank_place& place) = 0;
   /// From any thread: every transfer of this rank throws fault(cancelled) from now on.
   virtual void abort() noexcept = 0;

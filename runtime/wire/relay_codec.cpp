@@ -83,6 +83,52 @@ place_blocks read(const PlaceBlocks& in, const place& at) {
   return blocks;
 }
 
+void write(const detour_job& from, DetourJob& to) {
+  to.set_job(from.job);
+  for (const auto& detour : from.detours) {
+    auto& entry = *to.add_detours();
+    entry.set_one(detour.one);
+    entry.set_other(detour.other);
+    entry.set_via(detour.via);
+  }
+}
+
+detour_job read(const DetourJob& in, const place& at) {
+  detour_job all{.job = in.job(), .detours = {}};
+  within(in.detours_size(), 0, entries_max, at / "detours");
+  for (int i = 0; i < in.detours_size(); ++i) {
+    const auto& entry = in.detours(i);
+    const auto here = at.item("detours", i);
+    all.detours.push_back({address(entry.one(), here / "one"), address(entry.other(), here / "other"),
+                           address(entry.via(), here / "via")});
+  }
+  return all;
+}
+
+template <class List>
+std::vector<std::string> addresses(const List& list, const place& at, std::string_view field) {
+  std::vector<std::string> all;
+  within(list.size(), 0, ranks_max, at / field);
+  for (int i = 0; i < list.size(); ++i) all.push_back(address(list[i], at.item(field, i)));
+  return all;
+}
+
+void write(const probe_paths& from, ProbePaths& to) {
+  to.set_job(from.job);
+  to.set_round(from.round);
+  for (const auto& relay : from.to) to.add_to(relay);
+  for (const auto& relay : from.via) to.add_via(relay);
+  to.set_within_ms(from.within_ms);
+}
+
+probe_paths read(const ProbePaths& in, const place& at) {
+  return {.job = in.job(),
+          .round = in.round(),
+          .to = addresses(in.to(), at, "to"),
+          .via = addresses(in.via(), at, "via"),
+          .within_ms = within(in.within_ms(), 0, INT32_MAX, at / "within_ms")};
+}
+
 // ---- relay to coordinator ----
 
 void write(const relay_ready& from, RelayReady& to) {
@@ -148,6 +194,26 @@ block_damaged read(const BlockDamaged& in, const place& at) {
   return {.job = in.job(), .rank = rank(in.rank(), at / "rank"), .layer = layer(in.layer(), at / "layer")};
 }
 
+void write(const paths_probed& from, PathsProbed& to) {
+  to.set_job(from.job);
+  to.set_round(from.round);
+  for (const auto& path : from.reached) {
+    auto& entry = *to.add_reached();
+    entry.set_to(path.to);
+    entry.set_via(path.via);
+  }
+}
+
+paths_probed read(const PathsProbed& in, const place& at) {
+  paths_probed probed{.job = in.job(), .round = in.round(), .reached = {}};
+  within(in.reached_size(), 0, entries_max, at / "reached");
+  for (int i = 0; i < in.reached_size(); ++i) {
+    const auto here = at.item("reached", i);
+    probed.reached.push_back({address(in.reached(i).to(), here / "to"), address(in.reached(i).via(), here / "via")});
+  }
+  return probed;
+}
+
 void write(const worker_ended& from, WorkerEnded& to) {
   to.set_device(from.device);
   to.set_how(from.how);
@@ -171,6 +237,8 @@ std::string encode(const relay_command& command) {
                  [&](const release_log& c) { write(c, *to.mutable_release_log()); },
                  [&](const fence_job& c) { write(c, *to.mutable_fence_job()); },
                  [&](const place_blocks& c) { write(c, *to.mutable_place_blocks()); },
+                 [&](const detour_job& c) { write(c, *to.mutable_detour_job()); },
+                 [&](const probe_paths& c) { write(c, *to.mutable_probe_paths()); },
              },
              command);
   return to.SerializeAsString();
@@ -185,6 +253,8 @@ relay_command decode_relay_command(std::string_view bytes) {
     case in.kReleaseLog: return read(in.release_log(), place("release_log"));
     case in.kFenceJob: return read(in.fence_job(), place("fence_job"));
     case in.kPlaceBlocks: return read(in.place_blocks(), place("place_blocks"));
+    case in.kDetourJob: return read(in.detour_job(), place("detour_job"));
+    case in.kProbePaths: return read(in.probe_paths(), place("probe_paths"));
     case in.KIND_NOT_SET: break;
   }
   refuse(at / "kind", "missing or unknown");
@@ -202,6 +272,7 @@ std::string encode(const relay_report& report) {
                  [&](const job_fenced& r) { write(r, *to.mutable_job_fenced()); },
                  [&](const worker_ended& r) { write(r, *to.mutable_worker_ended()); },
                  [&](const block_damaged& r) { write(r, *to.mutable_block_damaged()); },
+                 [&](const paths_probed& r) { write(r, *to.mutable_paths_probed()); },
              },
              report);
   return to.SerializeAsString();
@@ -220,6 +291,7 @@ relay_report decode_relay_report(std::string_view bytes) {
     case in.kJobFenced: return read(in.job_fenced(), place("job_fenced"));
     case in.kWorkerEnded: return read(in.worker_ended(), place("worker_ended"));
     case in.kBlockDamaged: return read(in.block_damaged(), place("block_damaged"));
+    case in.kPathsProbed: return read(in.paths_probed(), place("paths_probed"));
     case in.KIND_NOT_SET: break;
   }
   refuse(at / "kind", "missing or unknown");

@@ -19,9 +19,12 @@ static_assert(TRACE_BLOCK_EVENT_ARRIVED == static_cast<int>(trace_block::event_k
 void write(const rank_place& from, RankPlace& to) {
   to.set_address(from.address);
   to.set_attempt(from.attempt);
+  to.set_via(from.via);
 }
 
-rank_place read(const RankPlace& in, const place& at) { return {address(in.address(), at / "address"), in.attempt()}; }
+rank_place read(const RankPlace& in, const place& at) {
+  return {address(in.address(), at / "address"), in.attempt(), address(in.via(), at / "via")};
+}
 
 void write(const job_routes& from, JobRoutes& to) {
   for (const auto& rank : from.ranks) write(rank, *to.add_ranks());

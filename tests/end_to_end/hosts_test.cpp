@@ -255,6 +255,48 @@ TEST(hosts, a_node_with_certificates_of_another_cluster_is_not_let_in) {
   EXPECT_EQ(run_baton({"status", "--config", cluster.config()}).exit_code, 0);
 }
 
+/// Neither host reaches the other from now on; whoever reaches both, the coordinator among them, still does.
+void cut_off_from_each_other(const host_cluster& cluster, const std::string& one, const std::string& other) {
+  for (const auto& [here, there] : {std::pair(one, other), std::pair(other, one)})
+    ASSERT_EQ(shell("ip -n " + cluster.host(here) + " route add blackhole " + cluster.address(there) + "/32").out, "");
+}
+
+TEST(hosts, two_live_nodes_that_cannot_reach_each_other_exchange_through_a_third_and_nobody_computes_again) {
+  fs::current_path(source);
+  const temporary_directory folder;
+  const auto settings =
+      folder.write("settings.yaml", "timeouts: {silence: 20s, exchange: 15s, client: 60s}\n").string();
+  const auto s = samples_of("archive-32k").at(0);
+  const host_cluster cluster("--nodes 3 --devices 1 --settings " + settings);
+  UP_OR_SKIP(cluster);
+  const auto out = (folder.path() / "out.json").string();
+  const auto submit = [&] {
+    return std::make_unique<baton_process>(std::vector<std::string>{"submit", "--config", cluster.config()} +
+                                           job_of(s.document, s.question) + std::vector<std::string>{"--json", out});
+  };
+  const auto calm = submit()->wait();
+  ASSERT_EQ(calm.exit_code, 0) << calm.err << cluster.logs();
+  const auto undisturbed = json_of(out);
+
+  const auto job = submit();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (job->err_so_far().find("prefill  ") == std::string::npos && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  cut_off_from_each_other(cluster, "n1", "n2");
+  const auto ended = job->wait();
+  ASSERT_EQ(ended.exit_code, 0) << ended.err << cluster.logs();
+  const auto disturbed = json_of(out);
+  EXPECT_EQ(disturbed.at("answer_ids"), undisturbed.at("answer_ids"));
+  EXPECT_EQ(disturbed.at("replays"), json::array()) << cluster.logs();
+  for (std::size_t rank = 0; rank < 6; ++rank) {
+    const auto& one = disturbed.at("ranks").at(rank);
+    const auto& other = undisturbed.at("ranks").at(rank);
+    EXPECT_EQ(one.at("node"), other.at("node")) << rank;
+    EXPECT_EQ(one.at("computed"), other.at("computed")) << rank;
+  }
+  EXPECT_THAT(cluster.logs(), HasSubstr("go through n0"));
+}
+
 TEST(hosts, two_live_nodes_that_cannot_reach_each_other_do_not_fail_a_job) {
   fs::current_path(source);
   const temporary_directory folder;
@@ -271,9 +313,9 @@ TEST(hosts, two_live_nodes_that_cannot_reach_each_other_do_not_fail_a_job) {
     return result.exit_code == 0 ? json_of(out) : json();
   };
   const auto undisturbed = answer_to("run", quickstart);
-  // The coordinator still reaches both.
-  for (const auto& [here, there] : {std::pair<std::string, std::string>{"n1", "n2"}, {"n2", "n1"}})
-    ASSERT_EQ(shell("ip -n " + cluster.host(here) + " route add blackhole " + cluster.address(there) + "/32").out, "");
+  // The coordinator still reaches all, and no third node reaches two that do not reach each other.
+  cut_off_from_each_other(cluster, "n1", "n2");
+  cut_off_from_each_other(cluster, "n1", "n0");
   const auto disturbed = answer_to("submit", cluster.config());
   ASSERT_TRUE(disturbed.is_object());
   EXPECT_EQ(disturbed.at("answer_ids"), undisturbed.at("answer_ids"));

@@ -69,6 +69,11 @@ void faulty_network::go_on(const std::string& address) {
   for (auto& m : std::exchange(p.waiting, {})) travel(std::move(m), std::chrono::steady_clock::now());
 }
 
+void faulty_network::cut(const std::string& one, const std::string& other) {
+  const std::lock_guard lock(mutex_);
+  cut_.insert(std::minmax(one, other));
+}
+
 void faulty_network::kill(const std::string& address) {
   const std::lock_guard lock(mutex_);
   auto& p = processes_.at(address);
@@ -167,7 +172,7 @@ void faulty_network::travel(travelling&& m, time due) {
 }
 
 void faulty_network::deliver(std::unique_lock<std::mutex>& lock, travelling&& m) {
-  if (is_off(m.from) || is_off(m.to)) return;
+  if (is_off(m.from) || is_off(m.to) || cut_.contains(std::minmax(m.from, m.to))) return;
   auto& sender = processes_.at(m.from);
   auto& receiver = processes_.at(m.to);
   if (sender.stopped) return sender.waiting.push_back(std::move(m));

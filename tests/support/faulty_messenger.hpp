@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -48,6 +49,8 @@ class faulty_network {
   /// A stopped process hears nothing, ticks included, and nothing it sends goes out, until it goes on.
   void stop(const std::string& address);
   void go_on(const std::string& address);
+  /// Nothing that one sends reaches the other, in either direction, from now on.
+  void cut(const std::string& one, const std::string& other);
   /// Nothing comes from it or to it any more.
   void kill(const std::string& address);
 
@@ -102,6 +105,7 @@ class faulty_network {
   std::multimap<message_kind, what_to_do> orders_;
   std::map<std::pair<std::string, std::string>, std::uint64_t> sent_between_;
   std::map<message_kind, std::int64_t> sent_of_kind_;
+  std::set<std::pair<std::string, std::string>> cut_;  ///< the lesser first
   counts happened_;
   bool over_ = false;
   std::thread thread_;  ///< last: it uses the rest

@@ -41,6 +41,12 @@ struct simulated_cluster::data_message {
   rank_range targets;
   std::uint32_t value = 0;           ///< the attempt that made the block
   std::vector<std::int32_t> tokens;  ///< of a direct block: those that its sender knew, or the one that was chosen
+  std::string at{};                  ///< the relay in between that has it; empty: its sender
+
+  /// As its ends see it.
+  [[nodiscard]] carried_message carried(const std::string& destination) const {
+    return {from, destination, {.kind = kind, .key = key}};
+  }
 };
 
 struct simulated_cluster::shard {
@@ -53,6 +59,8 @@ struct simulated_cluster::shard {
   std::set<std::int32_t> left_out;  ///< `held`, as it was at first
   bool started = false;
   int layer = 0;
+  std::uint64_t moves = 0;
+  int waiting_for = -1;
   bool given = false;
   bool prefilled = false;
   std::map<block_key, std::uint32_t> consumed;
@@ -89,6 +97,7 @@ struct simulated_cluster::relay {
   std::size_t joined;
   std::uint64_t newest_heard = 0;
   std::map<block_key, std::uint32_t> log{};
+  detours ways{};
   std::set<block_key> damaged{};  ///< once: a disk that damages a block again fails its job
 };
 
@@ -231,6 +240,7 @@ simulated_cluster::~simulated_cluster() = default;
 void simulated_cluster::start_node(int node) {
   const peer_id id = ++last_peer_;
   const auto address = fmt::format("r{}", id);
+  homes_[address] = node;
   auto r = std::make_unique<relay>(relay{id, node, address, relay_logic(address), offices_.size() - 1});
   newest().reports[id].emplace_back(relay_report(relay_ready{fmt::format("n{}", node), 1 << 30, r->address, 1}));
   relays_[id] = std::move(r);
@@ -240,6 +250,7 @@ void simulated_cluster::start_node(int node) {
 void simulated_cluster::start_worker(int node, int device) {
   const peer_id id = ++last_peer_;
   const auto address = fmt::format("w{}", id);
+  homes_[address] = node;
   const worker_ready who{fmt::format("n{}", node), fmt::format("d{}", device), "cpu", 1 << 30, address, 1};
   workers_[id] = std::make_unique<worker>(worker{id, node, device, address, worker_logic(who), offices_.size() - 1});
   newest().reports[id].emplace_back(worker_report(who));
@@ -257,11 +268,14 @@ void simulated_cluster::open_office() {
   }
   auto o = std::make_unique<office>();
   o->store = std::make_unique<journal>(*this);
-  o->logic = std::make_unique<coordinator_logic>(
-      model,
-      coordinator_limits{
-          .silence_s = 1e9, .stuck_s = 1e9, .replays_max = 100, .replacement_s = 1e9, .assemble_s = assemble_s},
-      declared, o->store.get());
+  o->logic = std::make_unique<coordinator_logic>(model,
+                                                 coordinator_limits{.silence_s = 1e9,
+                                                                    .stuck_s = 1e9,
+                                                                    .cut_off_s = options_.cut_off_s,
+                                                                    .replays_max = 100,
+                                                                    .replacement_s = 1e9,
+                                                                    .assemble_s = assemble_s},
+                                                 declared, o->store.get());
   offices_.push_back(std::move(o));
 }
 
@@ -440,7 +454,10 @@ void simulated_cluster::deliver_command(office& o, peer_id to) {
   const auto& said = std::get<relay_command>(command);
   const auto outlived = who.logic.hears_of(job_in(said));
   if (!outlived) return;
-  for (const job_id job : *outlived) std::erase_if(who.log, [&](const auto& entry) { return entry.first.job == job; });
+  for (const job_id job : *outlived) {
+    std::erase_if(who.log, [&](const auto& entry) { return entry.first.job == job; });
+    who.ways.forget_job(job);
+  }
   if (generation < who.newest_heard) broken("no older generation acts: a relay does what it says");
   who.newest_heard = generation;
   if (const auto* reserve = std::get_if<reserve_log>(&said)) {
@@ -448,6 +465,11 @@ void simulated_cluster::deliver_command(office& o, peer_id to) {
   } else if (const auto* release = std::get_if<release_log>(&said)) {
     who.logic.job_released(release->job);
     std::erase_if(who.log, [&](const auto& entry) { return entry.first.job == release->job; });
+    who.ways.forget_job(release->job);
+  } else if (const auto* led = std::get_if<detour_job>(&said)) {
+    who.ways.lead_relay(led->job, who.address, led->detours);
+  } else if (const auto* asked = std::get_if<probe_paths>(&said)) {
+    probe(who, *asked);
   } else if (const auto* fence = std::get_if<fence_job>(&said)) {
     who.logic.job_fenced_by(*fence);
   } else {
@@ -621,7 +643,7 @@ void simulated_cluster::step(worker& who, shard& s) {
   if (s.generation < who.newest_heard) broken("no older generation acts: its rank computes on");
   s.prefilled ? step_answer(who, s) : step_prefill(who, s);
   if (chance(4)) {
-    const pass_snapshot at{s.job, s.rank, s.layer, 0, -1, static_cast<std::uint64_t>(steps_)};
+    const pass_snapshot at{s.job, s.rank, s.layer, 0, s.waiting_for, s.moves};
     who.logic.passes_stand_at({&at, 1});
   }
   perform(who);
@@ -630,14 +652,16 @@ void simulated_cluster::step(worker& who, shard& s) {
 void simulated_cluster::step_prefill(worker& who, shard& s) {
   if (!s.given) {
     s.given = true;
+    ++s.moves;
     if (!s.is_last() && !s.held.contains(s.layer)) give(who, s, s.layer);
   }
   bool all = true;
+  s.waiting_for = -1;
   for (int source = 0; source < s.rank; ++source) {
     const block_key key{
         .job = s.job, .layer = static_cast<std::uint16_t>(s.layer), .source = static_cast<std::uint16_t>(source)};
     if (consume(who, s, key)) continue;
-    all = false;
+    if (std::exchange(all, false)) s.waiting_for = source;
     const auto& its_relay = who.routes.at(s.job).relay;
     const bool asked = std::ranges::any_of(network_, [&](const data_message& m) {
       return m.kind == message_kind::want && m.from == who.address && m.key == key;
@@ -646,6 +670,7 @@ void simulated_cluster::step_prefill(worker& who, shard& s) {
   }
   if (!all) return;
   s.given = false;
+  ++s.moves;
   if (++s.layer < options_.layers) return;
   s.prefilled = true;
   prefill_done done;
@@ -689,7 +714,10 @@ void simulated_cluster::send_direct(worker& who, shard& s, std::uint32_t step, s
 }
 
 void simulated_cluster::step_answer(worker& who, shard& s) {
-  if (!std::exchange(s.sent, true)) send_direct(who, s, s.step, 0);
+  if (!std::exchange(s.sent, true)) {
+    ++s.moves;
+    send_direct(who, s, s.step, 0);
+  }
   auto& mailbox = who.mailboxes[{s.job, s.rank}];
   const auto at = [&](int source, std::uint16_t part) {
     return mailbox.find({.job = s.job,
@@ -701,10 +729,17 @@ void simulated_cluster::step_answer(worker& who, shard& s) {
   };
   const int last = s.plan.ranks() - 1;
   const bool forced = s.step < s.asked->forced_tokens.size();
+  s.waiting_for = -1;
   for (int source = 0; source < s.plan.ranks(); ++source) {
-    if (source != s.rank && at(source, 0) == mailbox.end()) return;
+    if (source == s.rank || at(source, 0) != mailbox.end()) continue;
+    s.waiting_for = source;
+    return;
   }
-  if (!forced && !s.is_last() && at(last, 1) == mailbox.end()) return;
+  if (!forced && !s.is_last() && at(last, 1) == mailbox.end()) {
+    s.waiting_for = last;
+    return;
+  }
+  ++s.moves;
   for (int source = 0; source < s.plan.ranks(); ++source) {
     if (source != s.rank && at(source, 0)->second.tokens != s.tokens) broken("all ranks run the same tokens");
   }
@@ -757,8 +792,83 @@ void simulated_cluster::perform(relay& who) {
   }
 }
 
+void simulated_cluster::probe(relay& who, const probe_paths& asked) {
+  paths_probed result{.job = asked.job, .round = asked.round, .reached = {}};
+  const auto is_reached = [&](const std::string& from, const std::string& to) {
+    return relay_at(to) && !is_cut(from, to) && !(options_.probes_get_lost && chance(5));
+  };
+  for (const auto& to : asked.to) {
+    if (is_reached(who.address, to)) result.reached.push_back({to, {}});
+    for (const auto& via : asked.via) {
+      if (via != to && is_reached(who.address, via) && is_reached(via, to)) result.reached.push_back({to, via});
+    }
+  }
+  if (auto& o = *offices_[who.joined]; o.logic) o.reports[who.id].emplace_back(relay_report(std::move(result)));
+}
+
+simulated_cluster::relay* simulated_cluster::relay_at(const std::string& address) {
+  const auto found = std::ranges::find_if(relays_, [&](const auto& r) { return r.second->address == address; });
+  return found == relays_.end() ? nullptr : found->second.get();
+}
+
+simulated_cluster::worker* simulated_cluster::worker_at(const std::string& address) {
+  const auto found = std::ranges::find_if(workers_, [&](const auto& w) { return w.second->address == address; });
+  return found == workers_.end() ? nullptr : found->second.get();
+}
+
+bool simulated_cluster::is_cut(const std::string& one, const std::string& other) const {
+  const auto a = homes_.find(one);
+  const auto b = homes_.find(other);
+  if (a == homes_.end() || b == homes_.end()) return false;
+  return cut_.contains(std::minmax(a->second, b->second));
+}
+
+bool simulated_cluster::travels(data_message& m, const std::string& to) {
+  auto* const reader = worker_at(to);
+  auto* const its_relay = relay_at(to);
+  if (m.at.empty()) {
+    // Its sender's: it goes as that knows the way now, as often as it is sent.
+    std::string via;
+    if (const auto* sender = relay_at(m.from)) {
+      const auto* way = sender->ways.way_to(to, {.kind = m.kind, .key = m.key});
+      if (way) via = *way;
+    } else if (const auto* its_worker = worker_at(m.from); its_worker && m.kind == message_kind::direct) {
+      const auto routes = its_worker->routes.find(m.key.job);
+      if (routes != its_worker->routes.end()) {
+        const auto& place = routes->second.ranks.at(static_cast<std::size_t>(m.targets.first));
+        if (place.address == to) via = place.via;
+      }
+    }
+    if (via.empty()) return !is_cut(m.from, to);
+    const auto* between = relay_at(via);
+    if (between && !is_cut(m.from, via) && between->ways.passes_on(m.from, m.carried(to))) m.at = via;
+    return false;
+  }
+  const auto at = m.at;
+  // Whatever is lost there its sender sends again.
+  if (!relay_at(at) || is_cut(at, to) || chance(10)) {
+    m.at.clear();
+    return false;
+  }
+  bool is_agreed = false;
+  if (its_relay) {
+    is_agreed = its_relay->ways.comes_by(at, m.carried(to));
+  } else if (reader) {
+    const auto routes = reader->routes.find(m.key.job);
+    if (routes != reader->routes.end()) {
+      const auto& place = routes->second.ranks.at(m.key.source);
+      is_agreed = place.address == m.from && place.via == at;
+    }
+  }
+  if (is_agreed) ++carried_;
+  if (!is_agreed) m.at.clear();
+  return is_agreed;
+}
+
 bool simulated_cluster::deliver(data_message& m) {
   if (m.kind == message_kind::direct) return deliver_direct(m);
+  if (!relay_at(m.from) && !worker_at(m.from) && is_cut(m.from, m.to)) return true;  // nobody sends it again
+  if (!travels(m, m.to)) return false;
   const auto relay_there = std::ranges::find_if(relays_, [&](const auto& r) { return r.second->address == m.to; });
   if (relay_there != relays_.end()) {
     auto& who = *relay_there->second;
@@ -783,7 +893,7 @@ bool simulated_cluster::deliver(data_message& m) {
   return true;
 }
 
-bool simulated_cluster::deliver_direct(const data_message& m) {
+bool simulated_cluster::deliver_direct(data_message& m) {
   const auto sender = std::ranges::find_if(workers_, [&](const auto& w) { return w.second->address == m.from; });
   const int rank = m.targets.first;
   std::string to;
@@ -798,6 +908,7 @@ bool simulated_cluster::deliver_direct(const data_message& m) {
   // Of an earlier coordinator's time: nobody sends it again for ever.
   const bool left_behind = !m.to.empty() && chance(20);
   if (there == workers_.end()) return left_behind;
+  if (!travels(m, to)) return left_behind;
   auto& who = *there->second;
   const auto routes = who.routes.find(m.key.job);
   if (routes == who.routes.end()) return left_behind;
@@ -889,12 +1000,22 @@ void simulated_cluster::a_device_fails() {
   perform(*who);
 }
 
+void simulated_cluster::cut_a_link(std::optional<int> which) {
+  std::vector<std::pair<int, int>> all;
+  for (int one = 0; one < options_.nodes; ++one) {
+    for (int other = one + 1; other < options_.nodes; ++other) all.emplace_back(one, other);
+  }
+  cut_.insert(all.at(which ? static_cast<std::size_t>(*which) : any(all.size())));
+}
+
 bool simulated_cluster::a_fault() {
   if (options_.faults) {
     if (faults_ == options_.faults->size() || (*options_.faults)[faults_].at > events_) return false;
     const int victim = (*options_.faults)[faults_++].victim;
     if (victim >= 0) {
       kill_somebody(victim);
+    } else if (victim <= planned_fault::link_cut) {
+      cut_a_link(planned_fault::link_cut - victim);
     } else if (victim == planned_fault::coordinator_killed) {
       kill_coordinator();
     } else {
@@ -905,6 +1026,10 @@ bool simulated_cluster::a_fault() {
   }
   if (deaths_ < options_.deaths_max && chance(300)) {
     kill_somebody();
+    return true;
+  }
+  if (static_cast<int>(cut_.size()) < options_.cuts_max && chance(200)) {
+    cut_a_link();
     return true;
   }
   if (device_faults_ < options_.device_faults_max && chance(400)) {
@@ -985,6 +1110,8 @@ bool simulated_cluster::one_step() {
         // Delivering may have added messages, never removed any.
         network_[index] = network_.back();
         network_.pop_back();
+      } else {
+        network_[index].at = m.at;
       }
       return true;
     }

@@ -36,6 +36,7 @@ enum class planted_bug : std::uint8_t {
 struct planned_fault {
   static constexpr int coordinator_killed = -1;
   static constexpr int coordinator_superseded = -2;  ///< stopped, and going on when the next one is there
+  static constexpr int link_cut = -10;  ///< between nodes 0 and 1; less by one: 0 and 2, then 1 and 2 (and so on)
 
   std::int64_t at = 0;
   int victim = 0;  ///< one of the above, or which of the living workers and relays
@@ -51,6 +52,9 @@ struct simulation_options {
   int restarts_max = 0;       ///< of the coordinator
   int device_faults_max = 0;  ///< in workers that live on
   int damages_max = 0;        ///< of blocks in relays' logs
+  int cuts_max = 0;           ///< of links between two nodes, for the rest of the run; the coordinator reaches both
+  bool probes_get_lost = false;
+  double cut_off_s = 0;  ///< coordinator_limits::cut_off_s; a step takes a millisecond
   planted_bug bug = planted_bug::none;
   std::optional<std::vector<planned_fault>> faults{};  ///< in their order, instead of faults at random instants
 };
@@ -78,6 +82,8 @@ class simulated_cluster {
   /// Whatever has changed anything: each leads to another state.
   [[nodiscard]] std::int64_t events() const { return events_; }
   [[nodiscard]] int replays() const { return replays_; }
+  /// Messages that have gone through the relay of a third node.
+  [[nodiscard]] std::int64_t carried() const { return carried_; }
   [[nodiscard]] std::int64_t steps() const { return steps_; }
 
  private:
@@ -116,7 +122,14 @@ class simulated_cluster {
   void compute(worker& who, const device_command& command);
   void perform(relay& who);
   [[nodiscard]] bool deliver(data_message& m);  ///< false: it is to come again
-  [[nodiscard]] bool deliver_direct(const data_message& m);
+  [[nodiscard]] bool deliver_direct(data_message& m);
+  /// Whether it has come there, over links that are not cut and, if its sender goes a detour, the relay in between.
+  [[nodiscard]] bool travels(data_message& m, const std::string& to);
+  [[nodiscard]] bool is_cut(const std::string& one, const std::string& other) const;
+  [[nodiscard]] relay* relay_at(const std::string& address);
+  [[nodiscard]] worker* worker_at(const std::string& address);
+  void cut_a_link(std::optional<int> which = {});
+  void probe(relay& who, const probe_paths& asked);
   [[nodiscard]] bool can_go_on(const worker& who, const shard& s) const;
   void step(worker& who, shard& s);
   void step_prefill(worker& who, shard& s);
@@ -151,6 +164,9 @@ class simulated_cluster {
   int device_faults_ = 0;
   int damages_ = 0;
   std::set<block_key> damaged_;
+  std::map<std::string, int> homes_;   ///< node of each address
+  std::set<std::pair<int, int>> cut_;  ///< links, the lower node first
+  std::int64_t carried_ = 0;
   std::set<std::pair<peer_id, job_id>> failed_devices_;  ///< whoever has failed at a run may drop it
   std::size_t faults_ = 0;                               ///< of options_.faults
   std::int64_t events_ = 0;

@@ -19,6 +19,7 @@ struct recovery : testing::Test {
   served_model model{4096, 100, true, {.layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 8, .element_bytes = 2}};
   coordinator_logic logic;
   double now = 100;
+  std::uint64_t chunks = 9;
   std::vector<coordinator_action> actions;
 
   explicit recovery(const coordinator_limits& how = {.silence_s = 5, .replays_max = 2, .replacement_s = 10})
@@ -420,6 +421,7 @@ TEST_F(recovery, a_copy_of_a_damaged_block_that_is_damaged_as_well_is_not_waited
 
 /// Three ranks, one on each of three nodes: east, north, west.
 struct recovery_on_three_nodes : recovery {
+  using recovery::recovery;
   static constexpr peer_id north0 = 8, north_relay = 9;
   void SetUp() override {
     const std::vector<std::pair<peer_id, std::string>> workers{{east0, "east"}, {north0, "north"}, {west0, "west"}};
@@ -511,6 +513,230 @@ TEST_F(recovery_of_the_cut_off, leaves_alone_who_waits_for_a_rank_that_computes)
     pass(1);
     EXPECT_THAT(said_to_relays<fence_job>(), IsEmpty());
   }
+}
+
+TEST_F(recovery_of_the_cut_off, moves_while_others_compute_when_a_relay_says_that_it_has_no_way) {
+  progress(0, 2);
+  waits(2, 0);  // the east's rank 0 has gone on, and its block does not come
+  const auto pass_while_rank_1_computes = [&](double seconds) {
+    for (const double until = now + seconds; now < until; now += 0.1) {
+      logic.worker_said(east1, shard_progress{1, 1, 0, 0, -1, ++chunks}, now);
+      logic.tick(now);
+    }
+    take();
+  };
+  pass_while_rank_1_computes(9.8);
+  EXPECT_THAT(said_to_relays<probe_paths>(), IsEmpty());
+  pass_while_rank_1_computes(1);
+  EXPECT_THAT(said_to_relays<probe_paths>(),
+              ElementsAre(std::pair(west_relay, probe_paths{1, 1, {"east relay"}, {"east relay"}, 3333})));
+  logic.relay_said(west_relay, paths_probed{1, 1, {}}, now);
+  pass_while_rank_1_computes(0.2);
+  EXPECT_EQ(said_to_workers<release_job>().size(), 2u) << "both of the west";
+  EXPECT_THAT(said_to_relays<fence_job>(), testing::Not(IsEmpty()));
+}
+
+TEST_F(recovery_of_the_cut_off, fails_a_job_whose_block_is_lost_on_a_link_that_is_there_while_others_compute) {
+  progress(0, 2);
+  waits(2, 0);
+  for (const double until = now + 31; now < until; now += 0.1) {
+    logic.worker_said(east1, shard_progress{1, 1, 0, 0, -1, ++chunks}, now);
+    logic.tick(now);
+    take();
+    for (const auto& [relay, asked] : said_to_relays<probe_paths>())
+      logic.relay_said(relay, paths_probed{1, asked.round, {{"east relay", {}}}}, now);
+    EXPECT_THAT(said_to_relays<fence_job>(), IsEmpty());
+    if (!said_to_client<job_failed>().empty()) break;
+  }
+  const auto failed = said_to_client<job_failed>();
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].why.code, fault_code::deadline);
+  EXPECT_THAT(failed[0].why.what, HasSubstr("a block that rank 0 has made"));
+  EXPECT_GT(now, 130) << "not before timeouts.exchange";
+}
+
+TEST_F(recovery_of_the_cut_off, whoever_waits_for_a_rank_that_is_itself_waiting_or_computing_has_time) {
+  waits(2, 1);  // which waits for rank 0, which computes one long chunk
+  waits(1, 0);
+  waits(3, 2);
+  progress(0, 0);
+  pass(100);
+  EXPECT_THAT(said_to_client<job_failed>(), IsEmpty());
+  EXPECT_THAT(said_to_relays<fence_job>(), IsEmpty());
+}
+
+/// A rank on each of three nodes: 0 in the east, 1 in the north, 2 in the west.
+struct detours_on_three_nodes : recovery_on_three_nodes {
+  detours_on_three_nodes()
+      : recovery_on_three_nodes(
+            {.silence_s = 1e9, .stuck_s = 30, .cut_off_s = 10, .replays_max = 2, .replacement_s = 10}) {}
+
+  void SetUp() override {
+    recovery_on_three_nodes::SetUp();
+    // All is done but for rank 2, which waits for what rank 1 has made.
+    logic.worker_said(east0, shard_finished{1, 0, {}}, now);
+    logic.worker_said(north0, shard_finished{1, 1, {}}, now);
+    logic.worker_said(west0, shard_progress{1, 2, 1, 0, 1, 9}, now);
+  }
+  void pass(double seconds) {
+    for (const double until = now + seconds; now < until; now += 0.1) logic.tick(now);
+    take();
+  }
+  void probed(std::uint32_t round, std::vector<paths_probed::path> reached) {
+    logic.relay_said(west_relay, paths_probed{1, round, std::move(reached)}, now);
+    take();
+  }
+  const detour through_the_east{"north relay", "west relay", "east relay"};
+};
+
+TEST_F(detours_on_three_nodes, nodes_that_do_not_reach_each_other_exchange_through_one_that_reaches_both) {
+  pass(9);
+  EXPECT_THAT(said_to_relays<probe_paths>(), IsEmpty());
+  pass(2);
+  const probe_paths asked{1, 1, {"east relay", "north relay"}, {"east relay", "north relay"}, 3333};
+  EXPECT_THAT(said_to_relays<probe_paths>(), ElementsAre(std::pair(west_relay, asked)));
+  probed(1, {{"east relay", {}}, {"north relay", "east relay"}});
+  const detour_job led{1, {through_the_east}};
+  EXPECT_THAT(said_to_relays<detour_job>(),
+              testing::UnorderedElementsAre(std::pair(east_relay, led), std::pair(north_relay, led),
+                                            std::pair(west_relay, led)));
+  EXPECT_THAT(said_to_workers<rewire_rank>(),
+              testing::UnorderedElementsAre(std::pair(west0, rewire_rank{1, 1, {"north0", 0, "east relay"}}),
+                                            std::pair(north0, rewire_rank{1, 2, {"west0", 0, "east relay"}})));
+  // It goes on: nobody moves, then or later.
+  logic.worker_said(west0, shard_progress{1, 2, 2, 0, -1, 10}, now);
+  pass(9);
+  EXPECT_THAT(said_to_relays<fence_job>(), IsEmpty());
+  EXPECT_THAT(said_to_client<job_failed>(), IsEmpty());
+}
+
+TEST_F(detours_on_three_nodes, whoever_is_placed_later_hears_of_the_detour_with_its_shard) {
+  pass(11);
+  probed(1, {{"east relay", {}}, {"north relay", "east relay"}});
+  logic.worker_joined(20, {"west", "d1", "cpu", 0, "west1", 1}, now);
+  logic.worker_lost(west0, "killed", now);
+  for (const peer_id relay : {east_relay, north_relay, west_relay}) logic.relay_said(relay, job_fenced{1, 1, {}}, now);
+  take();
+  const auto assigned = said_to_workers<assign_shard>();
+  ASSERT_EQ(assigned.size(), 1u);
+  ASSERT_EQ(assigned[0].first, 20u);
+  EXPECT_EQ(assigned[0].second.routes.ranks.at(0), (rank_place{"east0", 0}));
+  EXPECT_EQ(assigned[0].second.routes.ranks.at(1), (rank_place{"north0", 0, "east relay"}));
+  EXPECT_THAT(said_to_workers<rewire_rank>(),
+              testing::UnorderedElementsAre(std::pair(peer_id{20}, rewire_rank{1, 2, {"west1", 1}}),
+                                            std::pair(east0, rewire_rank{1, 2, {"west1", 1}}),
+                                            std::pair(north0, rewire_rank{1, 2, {"west1", 1, "east relay"}})));
+}
+
+TEST_F(detours_on_three_nodes, without_a_third_that_reaches_both_the_higher_ranks_move) {
+  pass(11);
+  probed(1, {{"east relay", {}}});
+  EXPECT_THAT(said_to_relays<detour_job>(), IsEmpty());
+  pass(0.2);
+  const auto released = said_to_workers<release_job>();
+  ASSERT_EQ(released.size(), 1u);
+  EXPECT_EQ(released[0].first, west0);
+}
+
+TEST_F(detours_on_three_nodes, a_relay_that_does_not_say_whom_it_reaches_has_a_deadline) {
+  pass(11);
+  EXPECT_EQ(said_to_relays<probe_paths>().size(), 1u);
+  pass(5);
+  EXPECT_THAT(said_to_workers<release_job>(), IsEmpty());
+  pass(2);
+  EXPECT_EQ(said_to_workers<release_job>().size(), 1u);
+  // What it says after that comes too late.
+  probed(1, {{"north relay", "east relay"}});
+  EXPECT_THAT(said_to_relays<detour_job>(), IsEmpty());
+}
+
+TEST_F(detours_on_three_nodes, a_detour_that_does_not_help_is_followed_by_moving_before_the_job_fails) {
+  pass(11);
+  probed(1, {{"east relay", {}}, {"north relay", "east relay"}});
+  pass(9);
+  EXPECT_THAT(said_to_workers<release_job>(), IsEmpty());
+  pass(2);
+  EXPECT_EQ(said_to_workers<release_job>().size(), 1u);
+  EXPECT_THAT(said_to_client<job_failed>(), IsEmpty());
+}
+
+TEST_F(detours_on_three_nodes, who_reach_each_other_after_all_are_left_alone_for_a_while) {
+  pass(11);
+  probed(1, {{"east relay", {}}, {"north relay", {}}, {"north relay", "east relay"}});
+  EXPECT_THAT(said_to_relays<detour_job>(), IsEmpty());
+  pass(9);
+  EXPECT_THAT(said_to_workers<release_job>(), IsEmpty());
+}
+
+TEST_F(detours_on_three_nodes, when_the_one_in_between_dies_another_is_looked_for_at_once) {
+  constexpr peer_id south_relay = 30, far_relay = 31;
+  logic.relay_joined(south_relay, {"south", 1 << 20, "south relay", 2}, now);
+  logic.relay_joined(far_relay, {"far", 1 << 20, "far relay", 2}, now);
+  pass(11);
+  probed(1, {{"east relay", {}}, {"north relay", "south relay"}});
+  EXPECT_THAT(said_to_relays<detour_job>()[0].second.detours,
+              ElementsAre(detour{"north relay", "west relay", "south relay"}));
+  logic.relay_lost(south_relay, "killed", now);
+  take();
+  // Meanwhile nobody is told to wait for a relay that is gone.
+  for (const auto& [relay, command] : said_to_relays<detour_job>()) EXPECT_THAT(command.detours, IsEmpty());
+  const auto asked = said_to_relays<probe_paths>();
+  ASSERT_EQ(asked.size(), 1u);
+  EXPECT_EQ(asked[0].first, north_relay);
+  EXPECT_THAT(asked[0].second.via, testing::Contains("far relay"));
+  EXPECT_THAT(asked[0].second.via, testing::Not(testing::Contains("south relay")));
+  logic.relay_said(north_relay,
+                   paths_probed{1, asked[0].second.round, {{"east relay", {}}, {"west relay", "far relay"}}}, now);
+  take();
+  EXPECT_THAT(said_to_relays<detour_job>()[0].second.detours,
+              ElementsAre(detour{"north relay", "west relay", "far relay"}));
+  EXPECT_THAT(said_to_relays<fence_job>(), IsEmpty());
+}
+
+/// A device that computes, as its worker says, and ends no chunk.
+struct recovery_of_the_hung : recovery {
+  recovery_of_the_hung()
+      : recovery({.silence_s = 1e9, .stuck_s = 30, .hung_s = 300, .replays_max = 2, .replacement_s = 10}) {}
+  void pass(double seconds, bool west0_moves) {
+    for (const double until = now + seconds; now < until; now += 0.1) {
+      logic.worker_said(east0, shard_progress{1, 0, 0, 0, -1, 9}, now);
+      logic.worker_said(east1, shard_progress{1, 1, 0, 0, 0, 9}, now);
+      logic.worker_said(west0, shard_progress{1, 2, 0, 0, -1, west0_moves ? ++chunks : chunks}, now);
+      logic.worker_said(west1, shard_progress{1, 3, 0, 0, 0, 9}, now);
+      logic.tick(now);
+    }
+    take();
+  }
+};
+
+TEST_F(recovery_of_the_hung, gives_up_the_worker_whose_chunk_never_ends_and_nobody_who_is_slow_or_waits) {
+  pass(299, true);
+  EXPECT_THAT(dismissed(), IsEmpty()) << "a chunk may take minutes";
+  pass(2, true);
+  EXPECT_THAT(dismissed(), ElementsAre(east0));
+  EXPECT_THAT(said_to_relays<fence_job>().at(0).second.attempts, ElementsAre(1, 0, 0, 0));
+  fenced(1, {}, {});
+  EXPECT_THAT(said_to_client<shard_moved>().at(0).cause, HasSubstr("its device hangs"));
+  EXPECT_EQ(said_to_workers<assign_shard>().at(0).second.rank, 0);
+}
+
+TEST_F(recovery_of_the_hung, a_rank_whose_device_computes_for_another_is_not_hung) {
+  // Rank 1 has its turn on the device of rank 0, which does not compute as long.
+  logic.worker_lost(east1, "killed", now);
+  fenced(1, {}, {});
+  const peer_id both = said_to_workers<assign_shard>().at(0).first;
+  logic.worker_said(both, shard_ready{1, 1}, now);
+  take();
+  const int other = both == east0 ? 0 : both == west0 ? 2 : 3;
+  for (const double until = now + 700; now < until; now += 0.5) {
+    for (const int rank : {0, 1, 2, 3}) {
+      const peer_id worker = rank == 1 ? both : worker_of(rank);
+      logic.worker_said(worker, shard_progress{1, rank, 0, 0, -1, rank == other ? 9 : ++chunks}, now);
+    }
+    logic.tick(now);
+  }
+  take();
+  EXPECT_THAT(dismissed(), IsEmpty());
 }
 
 }  // namespace

@@ -22,8 +22,13 @@ constexpr int share = 10;
 constexpr int share = 1;
 #endif
 
+struct totals {
+  std::int64_t replays = 0;
+  std::int64_t carried = 0;  ///< messages that went through a third node's relay
+};
+
 /// Interleavings of a cluster under `options`, from a fresh seed on; what the first broken promise says, or nothing.
-std::string first_broken_promise(const simulation_options& options, int count) {
+std::string first_broken_promise(const simulation_options& options, int count, totals* sum = nullptr) {
   const char* given = std::getenv("BATON_SEED");
   const std::uint64_t first = given ? std::strtoull(given, nullptr, 10) : std::random_device{}();
   std::printf("BATON_SEED=%llu\n", static_cast<unsigned long long>(first));
@@ -43,6 +48,10 @@ std::string first_broken_promise(const simulation_options& options, int count) {
     restarts += cluster.restarts();
     deaths += cluster.deaths();
     replays += cluster.replays();
+    if (sum) {
+      sum->replays += cluster.replays();
+      sum->carried += cluster.carried();
+    }
   }
   std::printf("%d interleavings, %lld states, %d deaths, %d restarts of the coordinator, %d replays in %.1f s\n", count,
               static_cast<long long>(states), deaths, restarts, replays,
@@ -82,13 +91,51 @@ TEST(interleavings, of_blocks_that_are_damaged_beside_deaths_keep_every_promise)
             "");
 }
 
+TEST(interleavings, of_a_link_that_is_cut_go_through_a_third_node_and_nobody_computes_again) {
+  totals sum;
+  EXPECT_EQ(first_broken_promise(
+                {.nodes = 3, .devices = 1, .ranks = 3, .jobs = 1, .deaths_max = 0, .cuts_max = 1, .cut_off_s = 0.4},
+                300 / share, &sum),
+            "");
+  EXPECT_EQ(first_broken_promise({.nodes = 4, .ranks = 6, .deaths_max = 0, .cuts_max = 2, .cut_off_s = 0.6},
+                                 200 / share, &sum),
+            "");
+  EXPECT_EQ(sum.replays, 0) << "a third node reaches both";
+  EXPECT_GT(sum.carried, 0);
+}
+
+TEST(interleavings, of_links_that_are_cut_beside_deaths_and_restarts_keep_every_promise) {
+  totals sum;
+  EXPECT_EQ(first_broken_promise({.nodes = 3,
+                                  .devices = 1,
+                                  .ranks = 3,
+                                  .jobs = 1,
+                                  .deaths_max = 2,
+                                  .restarts_max = 1,
+                                  .cuts_max = 3,
+                                  .probes_get_lost = true,
+                                  .cut_off_s = 0.3},
+                                 400 / share, &sum),
+            "");
+  EXPECT_EQ(first_broken_promise({.nodes = 4,
+                                  .ranks = 6,
+                                  .deaths_max = 3,
+                                  .damages_max = 2,
+                                  .cuts_max = 3,
+                                  .probes_get_lost = true,
+                                  .cut_off_s = 0.3},
+                                 300 / share, &sum),
+            "");
+  EXPECT_GT(sum.carried, 0);
+}
+
 /// Three ranks on two nodes, and one schedule of messages: what may fail at which of its instants.
 constexpr simulation_options three_ranks{.devices = 1, .ranks = 3, .layers = 2, .jobs = 1};
 
 /// Runs the schedule of `seed` with faults at every instant: one of `first` at each, and each of `second` at every `stride`-th one after.
 std::string first_broken_promise_at_any_instant(std::uint64_t seed, const std::vector<int>& first,
-                                                const std::vector<int>& second, int stride) {
-  auto options = three_ranks;
+                                                const std::vector<int>& second, int stride,
+                                                simulation_options options = three_ranks, totals* sum = nullptr) {
   options.faults.emplace();
   std::int64_t runs = 0;
   std::int64_t states = 0;
@@ -109,6 +156,10 @@ std::string first_broken_promise_at_any_instant(std::uint64_t seed, const std::v
     ++runs;
     states += cluster.events();
     replays += cluster.replays();
+    if (sum) {
+      sum->replays += cluster.replays();
+      sum->carried += cluster.carried();
+    }
     return cluster.events();
   };
   const auto undisturbed = events_with({});
@@ -143,6 +194,32 @@ TEST(interleavings, with_one_fault_at_every_instant_keep_every_promise) {
 TEST(interleavings, with_a_death_and_a_restart_at_instants_that_cover_each_other_keep_every_promise) {
   EXPECT_EQ(first_broken_promise_at_any_instant(4, coordinator, anybody, 23 * share), "");
   EXPECT_EQ(first_broken_promise_at_any_instant(4, anybody, coordinator, 23 * share), "");
+}
+
+/// A rank on each of three nodes, and the links between them.
+constexpr simulation_options three_nodes{
+    .nodes = 3, .devices = 1, .ranks = 3, .layers = 2, .jobs = 1, .cut_off_s = 0.4};
+const std::vector<int> any_link{planned_fault::link_cut, planned_fault::link_cut - 1, planned_fault::link_cut - 2};
+
+TEST(interleavings, with_a_link_that_is_cut_at_every_instant_cost_no_replay) {
+  totals sum;
+  for (std::uint64_t seed = 1; seed <= (share == 1 ? 2 : 1); ++seed)
+    EXPECT_EQ(first_broken_promise_at_any_instant(seed, any_link, {}, 1, three_nodes, &sum), "");
+  EXPECT_EQ(sum.replays, 0);
+  EXPECT_GT(sum.carried, 0);
+}
+
+TEST(interleavings, with_a_link_that_is_cut_and_a_death_at_instants_that_cover_each_other_keep_every_promise) {
+  // Of three nodes of one device each: three workers, and three relays with their workers. So the one in between dies too.
+  const std::vector<int> everybody{0, 1, 2, 3, 4, 5};
+  totals sum;
+  EXPECT_EQ(
+      first_broken_promise_at_any_instant(7, {planned_fault::link_cut - 1}, everybody, 41 * share, three_nodes, &sum),
+      "");
+  EXPECT_EQ(
+      first_broken_promise_at_any_instant(7, everybody, {planned_fault::link_cut - 1}, 67 * share, three_nodes, &sum),
+      "");
+  EXPECT_GT(sum.carried, 0);
 }
 
 TEST(interleavings, full_with_two_faults_at_every_two_instants_keep_every_promise) {

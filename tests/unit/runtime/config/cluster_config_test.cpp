@@ -85,7 +85,7 @@ TEST(cluster_config, fills_in_every_default) {
   EXPECT_EQ(config.links.transport, transport_kind::tcp);
   EXPECT_TRUE(config.security.certificates.empty());
   EXPECT_EQ(config.positions_max, 0);
-  EXPECT_EQ(config.timeouts, (timeouts_config{100, 1'200, 30'000, 60'000, 5'000}));
+  EXPECT_EQ(config.timeouts, (timeouts_config{100, 1'200, 30'000, 600'000, 60'000, 5'000}));
 }
 
 TEST(cluster_config, reads_gpus) {
@@ -143,7 +143,7 @@ processes: per_device
 links: {transport: ucx, delay: 20ms}
 security: {certificates: keys}
 limits: {positions_max: 65536}
-timeouts: {progress: 50ms, silence: 2s, exchange: 9s, startup: 1min, shutdown: 300ms, client: 7s, reconnect: 0ms}
+timeouts: {progress: 50ms, silence: 2s, exchange: 9s, chunk: 3min, startup: 1min, shutdown: 300ms, client: 7s, reconnect: 0ms}
 coordinator: {address: head.example, port: 99, journal: kept, queue: 3, jobs: 2, results: 5}
 )");
   EXPECT_EQ(config.model.precision, element_type::f32);
@@ -173,7 +173,7 @@ coordinator: {address: head.example, port: 99, journal: kept, queue: 3, jobs: 2,
   EXPECT_EQ(config.positions_max, 65536);
   EXPECT_EQ(config.processes, process_layout::per_device);
   EXPECT_EQ(config.links.delay_ms, 20);
-  EXPECT_EQ(config.timeouts, (timeouts_config{50, 2'000, 9'000, 60'000, 300, 7'000, 0}));
+  EXPECT_EQ(config.timeouts, (timeouts_config{50, 2'000, 9'000, 180'000, 60'000, 300, 7'000, 0}));
   // A relative folder is below that of the file.
   EXPECT_EQ(config.coordinator, (coordinator_config{"head.example", 99, "/base/kept", 3, 2, 5}));
   EXPECT_EQ(config.links.transport, transport_kind::ucx);

@@ -200,6 +200,7 @@ timeouts:
   progress: 100ms
   silence: 1200ms
   exchange: 30s
+  chunk: 10min
   startup: 1min
   shutdown: 5s
   client: 5s

@@ -503,6 +503,142 @@ TEST(relay_over_a_bad_network, every_process_gets_every_block_whatever_is_lost_r
   for (auto& n : nodes) EXPECT_THAT(n->reports(), ElementsAre(log_reserved{1}));
 }
 
+/// Three nodes of one rank each; nothing goes between the processes of nodes 1 and 2.
+struct relay_over_a_cut_link : testing::Test {
+  static constexpr int ranks = 3;
+  static constexpr std::size_t bytes = 3000;
+  faulty_network network{{.seed = 6, .drop = 0.05, .duplicate = 0.1, .delay = 0.3, .delay_max = 10ms}};
+  std::vector<std::unique_ptr<node>> nodes;
+  std::vector<std::unique_ptr<messenger>> doors;
+  std::vector<std::unique_ptr<process_network>> processes;
+  std::vector<std::unique_ptr<endpoint>> endpoints;
+  std::vector<std::unique_ptr<transport>> transports;
+  job_routes routes;
+
+  void SetUp() override {
+    reserve_log reservation{1, 20 * ranks * static_cast<std::int64_t>(bytes), {}};
+    for (int rank = 0; rank < ranks; ++rank) {
+      nodes.push_back(std::make_unique<node>(network.make_messenger(), relay_log_options{1 << 20}));
+      doors.push_back(network.make_messenger());
+      processes.push_back(std::make_unique<process_network>(*doors.back()));
+      endpoints.push_back(processes.back()->make_endpoint());
+      routes.ranks.push_back({doors.back()->address(), 0});
+      reservation.relays.push_back(nodes.back()->address());
+    }
+    for (auto& n : nodes) n->said(reservation);
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+      routes.relay = nodes[rank]->address();
+      transports.push_back(endpoints[rank]->join(1, static_cast<int>(rank), routes));
+    }
+    for (const auto& one : {nodes[1]->address(), doors[1]->address()}) {
+      for (const auto& other : {nodes[2]->address(), doors[2]->address()}) network.cut(one, other);
+    }
+  }
+  /// Ranks 1 and 2 exchange through node 0 from now on.
+  void take_the_detour() {
+    for (auto& n : nodes) n->said(detour_job{1, {{nodes[1]->address(), nodes[2]->address(), nodes[0]->address()}}});
+    transports[1]->rewire(2, {doors[2]->address(), 0, nodes[0]->address()});
+    transports[2]->rewire(1, {doors[1]->address(), 0, nodes[0]->address()});
+  }
+  static block_key partial_of(int layer, int source) {
+    auto key = key_of(1, layer, source);
+    key.phase = block_phase::decode;
+    return key;
+  }
+  /// Every rank gives its block of a layer to the later ones and a partial result to all, and reads those of the others; how many were right.
+  int exchange(int layer, std::chrono::milliseconds time_max) {
+    std::atomic<int> right = 0;
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < ranks; ++rank) {
+      threads.emplace_back([&, rank] {
+        const auto at = static_cast<std::size_t>(rank);
+        const auto mine = block_of(key_of(1, layer, rank), bytes);
+        const std::vector<outgoing_block> given{
+            {key_of(1, layer, rank), {mine->bytes}, {rank + 1, ranks}},
+            {partial_of(layer, rank), {mine->bytes}, {0, ranks}, block_route::direct}};
+        std::vector<std::vector<std::byte>> got(2 * ranks, std::vector<std::byte>(bytes));
+        std::vector<incoming_block> wanted;
+        for (int source = 0; source < ranks; ++source) {
+          const auto from = static_cast<std::size_t>(source);
+          if (source < rank) wanted.push_back({key_of(1, layer, source), {got[from]}});
+          if (source != rank) wanted.push_back({partial_of(layer, source), {got[ranks + from]}, block_route::direct});
+        }
+        auto moving = transports[at]->exchange(std::span(given).subspan(rank + 1 < ranks ? 0 : 1), wanted);
+        const auto deadline = std::chrono::steady_clock::now() + time_max;
+        while (!moving.done() && std::chrono::steady_clock::now() < deadline) endpoints[at]->wait(deadline);
+        for (const auto& incoming : wanted) {
+          const auto expected = block_of(key_of(1, layer, incoming.key.source), bytes);
+          right += std::ranges::equal(incoming.parts[0], expected->bytes) ? 1 : 0;
+        }
+      });
+    }
+    threads.clear();
+    return right;
+  }
+  static constexpr int all = 3 + 6;  ///< blocks of earlier ranks, partial results of others
+};
+
+TEST_F(relay_over_a_cut_link, compressed_blocks_and_partial_results_go_through_a_third_nodes_relay) {
+  std::jthread exchanging([&] { EXPECT_EQ(exchange(0, 60s), all) << "what was sent in vain before goes again"; });
+  std::this_thread::sleep_for(300ms);
+  EXPECT_EQ(network.sent(message_kind::carry), 0);
+  take_the_detour();
+  exchanging.join();
+  for (int layer = 1; layer < 20; ++layer) ASSERT_EQ(exchange(layer, 60s), all) << layer;
+  EXPECT_GT(network.sent(message_kind::carry), 0);
+  // Whoever is in between keeps nothing of it.
+  EXPECT_EQ(nodes[0]->log().held().blocks, 20) << "rank 0's";
+  EXPECT_EQ(nodes[2]->log().held().blocks, 40) << "those of ranks 0 and 1";
+  for (auto& n : nodes) EXPECT_THAT(n->reports(), ElementsAre(log_reserved{1}));
+}
+
+TEST_F(relay_over_a_cut_link, what_is_damaged_or_lost_on_the_detour_comes_again) {
+  take_the_detour();
+  for (int i = 0; i < 4; ++i) {
+    network.corrupt_next(message_kind::carry);
+    network.drop_next(message_kind::carry);
+    network.duplicate_next(message_kind::carry);
+  }
+  for (int layer = 0; layer < 3; ++layer) ASSERT_EQ(exchange(layer, 60s), all) << layer;
+  EXPECT_GE(network.what_happened().corrupted, 3);
+}
+
+TEST_F(relay_over_a_cut_link,
+       nothing_goes_the_detour_when_the_one_in_between_has_not_been_asked_or_the_job_is_released) {
+  transports[1]->rewire(2, {doors[2]->address(), 0, nodes[0]->address()});
+  transports[2]->rewire(1, {doors[1]->address(), 0, nodes[0]->address()});
+  EXPECT_LT(exchange(0, 1500ms), all);
+  EXPECT_GT(network.sent(message_kind::carry), 0) << "it refuses them";
+  take_the_detour();
+  EXPECT_EQ(exchange(1, 60s), all);
+  nodes[0]->said(release_log{1});
+  EXPECT_LT(exchange(2, 1500ms), all);
+}
+
+TEST_F(relay_over_a_cut_link, a_relay_finds_out_whom_it_reaches_and_through_whom) {
+  const auto of = [&](std::size_t n) { return nodes[n]->address(); };
+  const auto paths_of = [&](std::size_t n) -> std::vector<paths_probed> {
+    std::vector<paths_probed> all_of_them;
+    for (const auto& report : nodes[n]->reports()) {
+      if (const auto* probed = std::get_if<paths_probed>(&report)) all_of_them.push_back(*probed);
+    }
+    return all_of_them;
+  };
+  nodes[1]->said(probe_paths{1, 1, {of(0), of(2)}, {of(0), of(2)}, 3000});
+  ASSERT_TRUE(comes_true([&] { return !paths_of(1).empty(); }));
+  const auto probed = paths_of(1).at(0);
+  EXPECT_EQ(probed.job, 1u);
+  EXPECT_EQ(probed.round, 1u);
+  EXPECT_THAT(probed.reached,
+              testing::UnorderedElementsAre(paths_probed::path{of(0), {}}, paths_probed::path{of(2), of(0)}));
+  // Nobody reaches what does not exist, and all ways that answer end the waiting at once.
+  const auto begun = std::chrono::steady_clock::now();
+  nodes[0]->said(probe_paths{1, 1, {of(1), of(2)}, {}, 60'000});
+  ASSERT_TRUE(comes_true([&] { return !paths_of(0).empty(); }));
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, 50s);
+  EXPECT_EQ(paths_of(0).at(0).reached.size(), 2u);
+}
+
 TEST(relay_over_ucx, three_ranks_on_a_node_cost_one_copy_between_the_nodes) {
   node a(make_ucx_messenger({}), {.memory_bytes_max = 64 << 20});
   node b(make_ucx_messenger({}), {.memory_bytes_max = 64 << 20});

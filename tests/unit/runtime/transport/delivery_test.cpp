@@ -100,6 +100,21 @@ TEST(outbox, what_is_meant_for_a_forgotten_receiver_or_job_is_dropped) {
   EXPECT_EQ(box.post("a", message_of(3), start).delivery, 2u) << "numbers of forgotten messages are not used again";
 }
 
+TEST(outbox, all_for_a_receiver_on_another_way_is_due_at_once_and_then_again_after_a_second) {
+  outbox box;
+  static_cast<void>(box.post("a", message_of(1), start));
+  static_cast<void>(box.post("b", message_of(1), start));
+  static_cast<void>(box.due(start + 1s));
+  static_cast<void>(box.due(start + 3s));
+  box.send_again("a", start + 4s);
+  const auto again = box.due(start + 4s);
+  ASSERT_EQ(again.size(), 1u);
+  EXPECT_EQ(again[0].to, "a");
+  EXPECT_EQ(again[0].what.delivery, 1u);
+  EXPECT_TRUE(box.due(start + 4999ms).empty());
+  EXPECT_EQ(box.due(start + 5s).size(), 1u);
+}
+
 TEST(inbox_filter, each_number_of_a_sender_comes_first_once) {
   inbox_filter filter;
   EXPECT_TRUE(filter.first_time("a", 1));

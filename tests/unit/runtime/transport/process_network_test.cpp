@@ -5,11 +5,13 @@
 #include <iterator>
 #include <mutex>
 #include <stdexcept>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "kernels/fault.hpp"
+#include "runtime/transport/detours.hpp"
 #include "tests/support/faulty_messenger.hpp"
 
 namespace baton {
@@ -233,6 +235,54 @@ TEST_F(process_network_test, messages_without_a_block_change_nothing) {
   EXPECT_TRUE(arrives(moving));
   EXPECT_EQ(got, bytes);
   EXPECT_THAT(acknowledged_by(peer.heard(message_kind::acknowledge, 1)).value(), ElementsAre(3));
+}
+
+TEST_F(process_network_test,
+       a_rank_behind_a_cut_link_is_reached_through_the_relay_in_between_and_heard_from_there_only) {
+  scripted_peer between(wire), somebody(wire);
+  const auto key = key_of(block_phase::query, 0);
+  send(key, {0, 3}, block_route::direct);
+  EXPECT_EQ(peer.heard(message_kind::direct, 1).delivery, 1U);
+  rank0->rewire(2, {peer.address(), 0, between.address()});
+  // What has not been acknowledged goes again on the new way, as the same delivery.
+  const auto carry = between.heard(message_kind::carry, 1);
+  const auto carried = read_carry(carry).value();
+  EXPECT_EQ(carried.from, post->address());
+  EXPECT_EQ(carried.to, peer.address());
+  EXPECT_EQ(carried.what.kind, message_kind::direct);
+  EXPECT_EQ(carried.what.key, key);
+  EXPECT_EQ(carried.what.delivery, 1U);
+  EXPECT_EQ(opened(carried).value().payload->bytes, block_of(12)->bytes);
+  // Its answers come the same way, and only so.
+  const auto its = key_of(block_phase::query, 2);
+  std::vector<std::byte> got(12);
+  auto moving = rank0->exchange({}, std::vector<incoming_block>{{its, {got}, block_route::direct}});
+  const auto brought = *carry_of(peer.address(), post->address(), direct(1, its));
+  somebody.say(post->address(), brought);
+  between.say(post->address(), *carry_of(somebody.address(), post->address(), direct(1, its)));
+  std::this_thread::sleep_for(200ms);
+  EXPECT_FALSE(moving.done());
+  between.say(post->address(), brought);
+  EXPECT_TRUE(arrives(moving));
+  const auto is_acknowledged = [&] {
+    for (std::size_t n = 1; n <= between.count(message_kind::carry); ++n) {
+      const auto sent = between.heard(message_kind::carry, n);
+      const auto said = read_carry(sent).value();
+      if (said.what.kind == message_kind::acknowledge && acknowledged_by(opened(said).value())->front() == 1)
+        return true;
+    }
+    return false;
+  };
+  const auto in_vain = std::chrono::steady_clock::now() + 1min;
+  while (!is_acknowledged() && std::chrono::steady_clock::now() < in_vain) std::this_thread::sleep_for(10ms);
+  EXPECT_TRUE(is_acknowledged());
+  // An acknowledgement ends it.
+  const std::vector<std::uint64_t> first{1};
+  between.say(post->address(), *carry_of(peer.address(), post->address(), acknowledgement_of(first)));
+  std::this_thread::sleep_for(300ms);
+  const auto count = between.count(message_kind::carry);
+  std::this_thread::sleep_for(2500ms);
+  EXPECT_EQ(between.count(message_kind::carry), count);
 }
 
 }  // namespace

@@ -161,7 +161,7 @@ inline assign_shard draw() {
   command.plan = draw<job_plan>();
   command.rank = between(0, command.plan.ranks() - 1);
   for (int rank = 0; rank < command.plan.ranks(); ++rank)
-    command.routes.ranks.push_back({any<std::string>(), any<std::uint32_t>()});
+    command.routes.ranks.push_back({any<std::string>(), any<std::uint32_t>(), any<std::string>()});
   command.routes.relay = any<std::string>();
   command.report_chosen_units = any<bool>();
   command.report_trace = any<bool>();
@@ -186,7 +186,7 @@ inline give_blocks draw() {
 
 template <>
 inline rewire_rank draw() {
-  return {any<job_id>(), drawn_rank(), {any<std::string>(), any<std::uint32_t>()}};
+  return {any<job_id>(), drawn_rank(), {any<std::string>(), any<std::uint32_t>(), any<std::string>()}};
 }
 
 template <>
@@ -350,6 +350,26 @@ inline place_blocks draw() {
   return {any<job_id>(), any<std::uint32_t>(), drawn_list<std::string>(5, any<std::string>),
           drawn_list<rank_layers>(3, draw<rank_layers>), drawn_list<place_blocks::forwarding>(3, [] {
             return place_blocks::forwarding{any<std::string>(), draw<rank_layers>()};
+          })};
+}
+
+template <>
+inline detour_job draw() {
+  return {any<job_id>(), drawn_list<detour>(5, [] {
+            return detour{any<std::string>(), any<std::string>(), any<std::string>()};
+          })};
+}
+
+template <>
+inline probe_paths draw() {
+  return {any<job_id>(), any<std::uint32_t>(), drawn_list<std::string>(5, any<std::string>),
+          drawn_list<std::string>(5, any<std::string>), between(0, INT32_MAX)};
+}
+
+template <>
+inline paths_probed draw() {
+  return {any<job_id>(), any<std::uint32_t>(), drawn_list<paths_probed::path>(5, [] {
+            return paths_probed::path{any<std::string>(), any<std::string>()};
           })};
 }
 
