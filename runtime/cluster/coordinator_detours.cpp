@@ -38,20 +38,31 @@ void coordinator_logic::look_after_the_cut_off(job_entry& job, double now_s) {
     paths_are_known(job, {}, now_s);
   }
   const bool still = stands_still(job, limits_.cut_off_s, now_s);
-  const auto missed = missed_block(job, still, now_s);
+  auto missed = missed_block(job, still, now_s);
   if (!missed) return;
-  const auto& reader = job.plan.shards[static_cast<std::size_t>(missed->first)].node;
-  const auto& source = job.plan.shards[static_cast<std::size_t>(missed->second)].node;
+  const auto node_of = [&](int rank) { return job.plan.shards[static_cast<std::size_t>(rank)].node; };
+  const std::string reader = node_of(missed->first);
   const double since_s = still ? job.moved_s : job.ranks[static_cast<std::size_t>(missed->first)].moved_s;
   if (const auto& known = job.probed; known && known->at_s > since_s) {
-    const bool has_no_way = known->node == reader && known->unreached.contains(source);
+    if (const auto useless = useless_holders(job); !useless.empty()) {
+      for (const peer_id relay : useless) do_without(job, relay, now_s);
+      return;
+    }
+    // On one node: what has not come is held by another one's relay.
+    for (const auto& shard : job.plan.shards) {
+      if (node_of(missed->second) == reader && known->node == reader && known->unreached.contains(shard.node))
+        missed->second = shard.rank;
+    }
+    const bool has_no_way = known->node == reader && known->unreached.contains(node_of(missed->second));
     // A way that has been found, or was there, has its time too.
     const bool is_no_help = still && now_s - known->at_s > limits_.cut_off_s;
-    if (has_no_way || is_no_help) return move_the_cut_off(job, *missed, now_s);
-    if (still) return;
+    const bool are_apart = node_of(missed->second) != reader;
+    if (are_apart && (has_no_way || is_no_help)) return move_the_cut_off(job, *missed, now_s);
+    if (still && are_apart) return;
   }
   if (job.probed && now_s - job.probed->at_s <= limits_.cut_off_s) return;
-  if (!begin_to_probe(job, reader, still, now_s) && still) move_the_cut_off(job, *missed, now_s);
+  const bool third_wanted = still && node_of(missed->second) != reader;
+  if (!begin_to_probe(job, reader, third_wanted, now_s) && third_wanted) move_the_cut_off(job, *missed, now_s);
 }
 
 bool coordinator_logic::stands_still(const job_entry& job, double for_s, double now_s) const {
@@ -65,7 +76,7 @@ std::optional<std::pair<int, int>> coordinator_logic::missed_block(const job_ent
                                                                    double now_s) const {
   if (job.now < stage::prefilling) return {};
   // Two that wait for each other cannot reach each other; else the lowest rank is the one that holds up the rest.
-  std::optional<std::pair<int, int>> found;
+  std::optional<std::pair<int, int>> found, on_one_node;
   for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
     const auto& r = job.ranks[rank];
     if (is_done(job, r) || r.progress.waiting_for < 0 || r.progress.waiting_for >= static_cast<int>(job.ranks.size()))
@@ -73,13 +84,18 @@ std::optional<std::pair<int, int>> coordinator_logic::missed_block(const job_ent
     const auto source = static_cast<std::size_t>(r.progress.waiting_for);
     const auto& other = job.ranks[source];
     if (!workers_.contains(r.worker) || !workers_.contains(other.worker)) continue;
-    if (job.plan.shards[rank].node == job.plan.shards[source].node) continue;
     if (!stands_still && waits_in_vain_for(job, r, limits_.cut_off_s, now_s) < 0) continue;
+    // On one node it may be a relay elsewhere that holds the block and does not reach this one.
+    const std::pair<int, int> missed(rank, source);
+    if (job.plan.shards[rank].node == job.plan.shards[source].node) {
+      if (!on_one_node) on_one_node = missed;
+      continue;
+    }
     const bool mutual = other.progress.waiting_for == static_cast<int>(rank);
-    if (!found || mutual) found = {static_cast<int>(rank), static_cast<int>(source)};
+    if (!found || mutual) found = missed;
     if (mutual) break;
   }
-  return found;
+  return found ? found : on_one_node;
 }
 
 bool coordinator_logic::begin_to_probe(job_entry& job, const std::string& node, bool third_wanted, double now_s) {
@@ -90,8 +106,9 @@ bool coordinator_logic::begin_to_probe(job_entry& job, const std::string& node, 
   for (const auto& [id, other] : relays_) {
     const auto& address = other.who.address;
     if (id == relay || address.empty()) continue;
-    const bool takes_part =
-        std::ranges::any_of(job.plan.shards, [&](const shard_plan& s) { return s.node == other.who.node; });
+    const bool takes_part = job.relays.contains(id) || std::ranges::any_of(job.plan.shards, [&](const shard_plan& s) {
+                              return s.node == other.who.node;
+                            });
     if (takes_part) ask.to.push_back(address);
     between.emplace_back(!takes_part, address);
   }
@@ -114,6 +131,9 @@ void coordinator_logic::paths_are_known(job_entry& job, const std::vector<paths_
   std::set<std::string> others;
   for (const auto& shard : job.plan.shards) {
     if (shard.node != node && relay_of(shard.node) != 0) others.insert(shard.node);
+  }
+  for (const peer_id relay : job.relays) {
+    if (relays_.at(relay).who.node != node) others.insert(relays_.at(relay).who.node);
   }
   const auto carried_by = [&](const std::string& via) {
     std::size_t count = 0;
@@ -149,7 +169,8 @@ void coordinator_logic::take_detour(const node_pair& between, const std::string&
   const auto& [one, other] = between;
   for (auto& [run, job] : jobs_) {
     const auto is_on = [&](const std::string& node) {
-      return std::ranges::any_of(job.plan.shards, [&](const shard_plan& s) { return s.node == node; });
+      return job.relays.contains(relay_of(node)) ||
+             std::ranges::any_of(job.plan.shards, [&](const shard_plan& s) { return s.node == node; });
     };
     if (!is_on(one) || !is_on(other)) continue;
     if (via.empty()) {
@@ -219,8 +240,30 @@ void coordinator_logic::move_the_cut_off(job_entry& job, std::pair<int, int> ran
   for (const auto& [id, worker] : workers_) {
     if (worker.who.node == moved) workers.insert(id);
   }
-  static_cast<void>(move_ranks_from(
-      job, workers, false, fmt::format("nodes {} and {} do not seem to reach each other", moved, other), now_s));
+  const job_id run = job.run;
+  const auto why = fmt::format("nodes {} and {} do not seem to reach each other", moved, other);
+  if (!move_ranks_from(job, workers, false, why, now_s)) return;
+  if (auto* still = find(run)) do_without(*still, relay_of(moved), now_s);
+}
+
+std::vector<peer_id> coordinator_logic::useless_holders(const job_entry& job) const {
+  std::vector<peer_id> all;
+  for (const peer_id relay : job.relays) {
+    const auto& node = relays_.at(relay).who.node;
+    const bool has_ranks = std::ranges::any_of(job.plan.shards, [&](const shard_plan& s) { return s.node == node; });
+    if (!has_ranks && job.probed->unreached.contains(node)) all.push_back(relay);
+  }
+  return all;
+}
+
+void coordinator_logic::do_without(job_entry& job, peer_id relay, double now_s) {
+  if (job.relays.erase(relay) + job.relays_awaited.erase(relay) == 0) return;
+  job.fences_awaited.erase(relay);
+  job.held.erase(relay);
+  // Should it be needed again it begins with nothing, as one that has died.
+  actions_.push_back(to_relay{relay, release_log{job.run}});
+  if (!job.detours.empty()) tell_relays_of_detours(job);  // it may be in between others
+  fence(job, now_s);
 }
 
 }  // namespace baton

@@ -314,7 +314,7 @@ class coordinator_logic {
 
   void look_after_the_cut_off(double now_s);
   void look_after_the_cut_off(job_entry& job, double now_s);
-  /// A rank that waits, and the rank on another node whose block does not come although it should have.
+  /// A rank that waits, and the rank whose block does not come although it should have; on another node if there is such a pair.
   [[nodiscard]] std::optional<std::pair<int, int>> missed_block(const job_entry& job, bool stands_still,
                                                                 double now_s) const;
   /// Asks the node's relay whom of the job's nodes it reaches. False: there is no relay, or no third node although one is wanted.
@@ -326,8 +326,12 @@ class coordinator_logic {
   void tell_relays_of_detours(const job_entry& job);
   [[nodiscard]] std::string detour_between(const job_entry& job, const std::string& one,
                                            const std::string& other) const;
-  /// Has the ranks of the higher one's node computed where the others are.
+  /// Has the ranks of the higher one's node computed where the others are, who do without what its relay holds.
   void move_the_cut_off(job_entry& job, std::pair<int, int> ranks, double now_s);
+  /// Nodes that have no rank of the job any more, but blocks of it that do not come from there.
+  [[nodiscard]] std::vector<peer_id> useless_holders(const job_entry& job) const;
+  /// What that relay holds does not count any more.
+  void do_without(job_entry& job, peer_id relay, double now_s);
 
   void worker_reported(peer_id worker, const worker_ready& report, double now_s);
   void worker_reported(peer_id worker, const worker_alive& report, double now_s);

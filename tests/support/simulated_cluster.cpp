@@ -360,10 +360,24 @@ bool simulated_cluster::somebody_joins_the_newest() {
 }
 
 void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& actions) {
+  // Whoever is cut off drops what it has of a job that goes on without it; one that has ended is released by all relays as well.
+  std::set<job_id> ended;
+  for (const auto& action : actions) {
+    const auto* to = std::get_if<to_relay>(&action);
+    const auto* release = to ? std::get_if<release_log>(&to->command) : nullptr;
+    if (!release) continue;
+    const auto relays_told = std::ranges::count_if(actions, [&](const coordinator_action& other) {
+      const auto* other_to = std::get_if<to_relay>(&other);
+      const auto* same = other_to ? std::get_if<release_log>(&other_to->command) : nullptr;
+      return same && same->job == release->job;
+    });
+    if (cut_.empty() || static_cast<std::size_t>(relays_told) >= o.logic->relays()) ended.insert(release->job);
+  }
   for (auto& action : actions) {
     if (auto* to = std::get_if<to_worker>(&action)) {
       if (const auto* release = std::get_if<release_job>(&to->command);
-          release && !failed_devices_.contains({to->worker, release->job}))
+          release && !failed_devices_.contains({to->worker, release->job}) &&
+          (cut_.empty() || ended.contains(release->job)))
         check_released(o, release->job);
       if (auto* assign = std::get_if<assign_shard>(&to->command);
           assign && options_.bug == planted_bug::holders_ignored)
@@ -377,7 +391,8 @@ void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& act
       if (workers_.contains(to->worker) || became_.contains(to->worker))
         o.commands[to->worker].emplace_back(std::move(to->command));
     } else if (auto* r = std::get_if<to_relay>(&action)) {
-      if (const auto* release = std::get_if<release_log>(&r->command)) check_released(o, release->job);
+      if (const auto* release = std::get_if<release_log>(&r->command); release && ended.contains(release->job))
+        check_released(o, release->job);
       if (auto* fence = std::get_if<fence_job>(&r->command); fence && options_.bug == planted_bug::attempts_not_fenced)
         std::ranges::fill(fence->attempts, 0u);
       if (auto* place = std::get_if<place_blocks>(&r->command)) {

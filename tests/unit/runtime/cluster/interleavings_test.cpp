@@ -97,9 +97,9 @@ TEST(interleavings, of_a_link_that_is_cut_go_through_a_third_node_and_nobody_com
                 {.nodes = 3, .devices = 1, .ranks = 3, .jobs = 1, .deaths_max = 0, .cuts_max = 1, .cut_off_s = 0.4},
                 300 / share, &sum),
             "");
-  EXPECT_EQ(first_broken_promise({.nodes = 4, .ranks = 6, .deaths_max = 0, .cuts_max = 2, .cut_off_s = 0.6},
-                                 200 / share, &sum),
-            "");
+  EXPECT_EQ(
+      first_broken_promise({.nodes = 4, .ranks = 6, .deaths_max = 0, .cuts_max = 2, .cut_off_s = 2}, 200 / share, &sum),
+      "");
   EXPECT_EQ(sum.replays, 0) << "a third node reaches both";
   EXPECT_GT(sum.carried, 0);
 }
@@ -226,6 +226,23 @@ TEST(interleavings, full_with_two_faults_at_every_two_instants_keep_every_promis
   EXPECT_EQ(first_broken_promise_at_any_instant(5, coordinator, anybody, 1), "");
   EXPECT_EQ(first_broken_promise_at_any_instant(5, anybody, coordinator, 1), "");
   EXPECT_EQ(first_broken_promise_at_any_instant(5, anybody, anybody, 3), "");
+}
+
+TEST(interleavings, full_of_links_that_are_cut_beside_deaths_and_restarts_keep_every_promise) {
+  EXPECT_EQ(first_broken_promise({.nodes = 3,
+                                  .devices = 1,
+                                  .ranks = 3,
+                                  .jobs = 1,
+                                  .deaths_max = 2,
+                                  .restarts_max = 1,
+                                  .cuts_max = 3,
+                                  .probes_get_lost = true,
+                                  .cut_off_s = 0.3},
+                                 50'000),
+            "");
+  EXPECT_EQ(first_broken_promise(
+                {.nodes = 4, .ranks = 6, .deaths_max = 3, .damages_max = 2, .cuts_max = 3, .cut_off_s = 0.5}, 20'000),
+            "");
 }
 
 TEST(interleavings, full_of_many_deaths_and_restarts_keep_every_promise) {
