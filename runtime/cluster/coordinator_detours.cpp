@@ -45,8 +45,8 @@ void coordinator_logic::look_after_the_cut_off(job_entry& job, double now_s) {
   const double since_s = still ? job.moved_s : job.ranks[static_cast<std::size_t>(missed->first)].moved_s;
   if (const auto& known = job.probed; known && known->at_s > since_s) {
     if (const auto useless = useless_holders(job); !useless.empty()) {
-      for (const peer_id relay : useless) do_without(job, relay, now_s);
-      return;
+      for (const peer_id relay : useless) do_without(job, relay);
+      return fence(job, now_s);
     }
     // On one node: what has not come is held by another one's relay.
     for (const auto& shard : job.plan.shards) {
@@ -243,7 +243,10 @@ void coordinator_logic::move_the_cut_off(job_entry& job, std::pair<int, int> ran
   const job_id run = job.run;
   const auto why = fmt::format("nodes {} and {} do not seem to reach each other", moved, other);
   if (!move_ranks_from(job, workers, false, why, now_s)) return;
-  if (auto* still = find(run)) do_without(*still, relay_of(moved), now_s);
+  auto* const goes_on = find(run);
+  if (!goes_on) return;
+  do_without(*goes_on, relay_of(moved));
+  recover(*goes_on, now_s);  // the others may have been heard, or there may be none
 }
 
 std::vector<peer_id> coordinator_logic::useless_holders(const job_entry& job) const {
@@ -256,14 +259,13 @@ std::vector<peer_id> coordinator_logic::useless_holders(const job_entry& job) co
   return all;
 }
 
-void coordinator_logic::do_without(job_entry& job, peer_id relay, double now_s) {
+void coordinator_logic::do_without(job_entry& job, peer_id relay) {
   if (job.relays.erase(relay) + job.relays_awaited.erase(relay) == 0) return;
   job.fences_awaited.erase(relay);
   job.held.erase(relay);
   // Should it be needed again it begins with nothing, as one that has died.
   actions_.push_back(to_relay{relay, release_log{job.run}});
   if (!job.detours.empty()) tell_relays_of_detours(job);  // it may be in between others
-  fence(job, now_s);
 }
 
 }  // namespace baton

@@ -330,8 +330,8 @@ class coordinator_logic {
   void move_the_cut_off(job_entry& job, std::pair<int, int> ranks, double now_s);
   /// Nodes that have no rank of the job any more, but blocks of it that do not come from there.
   [[nodiscard]] std::vector<peer_id> useless_holders(const job_entry& job) const;
-  /// What that relay holds does not count any more.
-  void do_without(job_entry& job, peer_id relay, double now_s);
+  /// What that relay holds does not count any more, from the fence on that whoever calls this sees to.
+  void do_without(job_entry& job, peer_id relay);
 
   void worker_reported(peer_id worker, const worker_ready& report, double now_s);
   void worker_reported(peer_id worker, const worker_alive& report, double now_s);

@@ -285,7 +285,7 @@ timeouts_config read_timeouts(config_section& in) {
   in.read("progress", timeouts.progress_ms, config::duration_ms(10, 500));
   in.read("silence", timeouts.silence_ms, config::duration_ms(100, hour_ms));
   in.read("exchange", timeouts.exchange_ms, config::duration_ms(100, hour_ms));
-  in.read("chunk", timeouts.chunk_ms, config::duration_ms(1'000, 24 * hour_ms));
+  in.read("chunk", timeouts.chunk_ms, config::duration_ms(100, 24 * hour_ms));
   in.read("startup", timeouts.startup_ms, config::duration_ms(100, hour_ms));
   in.read("shutdown", timeouts.shutdown_ms, config::duration_ms(100, hour_ms));
   in.read("client", timeouts.client_ms, config::duration_ms(2'000, hour_ms));

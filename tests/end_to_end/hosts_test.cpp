@@ -270,15 +270,16 @@ TEST(hosts, two_live_nodes_that_cannot_reach_each_other_exchange_through_a_third
   const host_cluster cluster("--nodes 3 --devices 1 --settings " + settings);
   UP_OR_SKIP(cluster);
   const auto out = (folder.path() / "out.json").string();
-  const auto submit = [&] {
-    return std::make_unique<baton_process>(std::vector<std::string>{"submit", "--config", cluster.config()} +
-                                           job_of(s.document, s.question) + std::vector<std::string>{"--json", out});
+  const auto submit = [&](const std::string& dump) {
+    return std::make_unique<baton_process>(
+        std::vector<std::string>{"submit", "--config", cluster.config()} + job_of(s.document, s.question) +
+        std::vector<std::string>{"--json", out, "--dump", (folder.path() / dump).string()});
   };
-  const auto calm = submit()->wait();
+  const auto calm = submit("calm.safetensors")->wait();
   ASSERT_EQ(calm.exit_code, 0) << calm.err << cluster.logs();
   const auto undisturbed = json_of(out);
 
-  const auto job = submit();
+  const auto job = submit("disturbed.safetensors");
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (job->err_so_far().find("prefill  ") == std::string::npos && std::chrono::steady_clock::now() < deadline)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -287,6 +288,8 @@ TEST(hosts, two_live_nodes_that_cannot_reach_each_other_exchange_through_a_third
   ASSERT_EQ(ended.exit_code, 0) << ended.err << cluster.logs();
   const auto disturbed = json_of(out);
   EXPECT_EQ(disturbed.at("answer_ids"), undisturbed.at("answer_ids"));
+  EXPECT_TRUE(text_of(folder.path() / "disturbed.safetensors") == text_of(folder.path() / "calm.safetensors"))
+      << "the dumps differ";
   EXPECT_EQ(disturbed.at("replays"), json::array()) << cluster.logs();
   for (std::size_t rank = 0; rank < 6; ++rank) {
     const auto& one = disturbed.at("ranks").at(rank);

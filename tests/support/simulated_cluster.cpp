@@ -371,13 +371,14 @@ void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& act
       const auto* same = other_to ? std::get_if<release_log>(&other_to->command) : nullptr;
       return same && same->job == release->job;
     });
-    if (cut_.empty() || static_cast<std::size_t>(relays_told) >= o.logic->relays()) ended.insert(release->job);
+    if (options_.cuts_max == 0 || static_cast<std::size_t>(relays_told) >= o.logic->relays())
+      ended.insert(release->job);
   }
   for (auto& action : actions) {
     if (auto* to = std::get_if<to_worker>(&action)) {
       if (const auto* release = std::get_if<release_job>(&to->command);
           release && !failed_devices_.contains({to->worker, release->job}) &&
-          (cut_.empty() || ended.contains(release->job)))
+          (options_.cuts_max == 0 || ended.contains(release->job)))
         check_released(o, release->job);
       if (auto* assign = std::get_if<assign_shard>(&to->command);
           assign && options_.bug == planted_bug::holders_ignored)
