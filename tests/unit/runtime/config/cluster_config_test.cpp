@@ -455,6 +455,8 @@ TEST(cluster_config, says_what_is_wrong_and_where) {
        "f.yaml:2:24: coordinator.address: expected an address such as 10.0.0.1, or a host's name, got 'a b'"},
       {model + "coordinator: {queue: 0}\n",
        "f.yaml:2:22: coordinator.queue: expected a whole number between 1 and 1000000, got '0'"},
+      {model + "timeouts: {chunk: 25h}\n",
+       "f.yaml:2:19: timeouts.chunk: expected a duration such as 100ms or 2s, between 100ms and 1440min, got '25h'"},
       {model + "timeouts: {client: 1s}\n",
        "f.yaml:2:20: timeouts.client: expected a duration such as 100ms or 2s, between 2s and 60min, got '1s'"},
       {model + "timeouts: {progress: 200ms, silence: 399ms}\n",

@@ -122,10 +122,10 @@ cluster_config drawn_config() {
     config.nodes.push_back(node);
   }
   config.positions_max = drawn(0, 2'147'483'647);
-  config.timeouts = {static_cast<int>(drawn(10, 500)),        static_cast<int>(drawn(1'000, 3'600'000)),
-                     static_cast<int>(drawn(100, 3'600'000)), static_cast<int>(drawn(100, 3'600'000)),
-                     static_cast<int>(drawn(100, 3'600'000)), static_cast<int>(drawn(2'000, 3'600'000)),
-                     static_cast<int>(drawn(0, 86'400'000))};
+  config.timeouts = {static_cast<int>(drawn(10, 500)),          static_cast<int>(drawn(1'000, 3'600'000)),
+                     static_cast<int>(drawn(100, 3'600'000)),   static_cast<int>(drawn(100, 86'400'000)),
+                     static_cast<int>(drawn(100, 3'600'000)),   static_cast<int>(drawn(100, 3'600'000)),
+                     static_cast<int>(drawn(2'000, 3'600'000)), static_cast<int>(drawn(0, 86'400'000))};
   config.coordinator = {.address = *rc::gen::element<std::string>("127.0.0.1", "::1", "head-node.example"),
                         .port = static_cast<int>(drawn(1, 65'535)),
                         .journal = *rc::gen::element<std::string>("", "/var/lib/baton", "/a folder/\"x\""),
