@@ -68,11 +68,10 @@ struct coordinator_limits {
   double silence_s = 1.2;  ///< a worker or relay that says nothing for so long is given up
   double stuck_s =
       30;  ///< a job all of whose ranks wait for blocks, and do not move for so long, has lost one: it fails
-  double cut_off_s =
-      0;  ///< before that, nodes of it are taken to be cut off from each other: a third one's relay is looked for, else ranks
-      ///< move; 0: never
-  double hung_s =
-      0;  ///< a device whose ranks compute, and end no chunk for so long, hangs: its worker is given up; 0: never
+  /// Before that, nodes of it are taken to be cut off from each other: a third one's relay is looked for, else ranks move. 0: never.
+  double cut_off_s = 0;
+  /// A device whose ranks compute, and end no chunk for so long, hangs, and its worker is given up. 0: never.
+  double hung_s = 0;
   double tick_s = 0.1;          ///< how often `tick` is called
   int replays_max = 3;          ///< of one shard; then its job fails
   double replacement_s = 30;    ///< a job fails whose lost shard no device could take for so long
