@@ -5,9 +5,11 @@ root = pathlib.Path(__file__).resolve().parent.parent
 baton = os.path.abspath(os.environ.get("BATON", root / "build/release/baton"))
 nodes = ["n0", "n1", "n2"]
 layers = json.loads((root / "models/needle/config.json").read_text())["num_hidden_layers"]
-silence_s = 1.5
-settings = f"""timeouts: {{silence: {int(silence_s * 1000)}ms, exchange: 20s, client: 5min}}
-recovery: {{replays: 10, replacement: 60s}}
+# Somebody who is alive gets a processor in time, as a rule: on a busy machine silence means death later.
+slowness = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) / 3)
+silence_s = 1.5 * slowness
+settings = f"""timeouts: {{silence: {int(silence_s * 1000)}ms, exchange: {int(20 * slowness)}s, client: 5min}}
+recovery: {{replays: 10, replacement: {int(60 * slowness)}s}}
 """
 # A job may end like this and still not be lost: nobody could have helped it.
 honest_ends = {
@@ -384,6 +386,10 @@ class flow:
 
     # ---- the whole ----
 
+    def seconds_left(self):
+        """Until no more jobs begin."""
+        return self.began + self.given.seconds - time.monotonic() if self.given.seconds else float("inf")
+
     def run(self, first, count):
         trouble = self.wait_until_whole()
         if trouble:
@@ -391,10 +397,14 @@ class flow:
             return
         calm_s = []
         for i, kind in enumerate(self.kinds):
+            # On a slow machine fewer kinds, so that time is left to hurt some.
+            if calm_s and self.seconds_left() < 0.6 * self.given.seconds:
+                break
             state, _, seconds, text = self.ask(f"calm-{first}-{i}", kind, False)
             calm_s.append(seconds)
             if state != "right":
                 self.broken.append(f"undisturbed, {kind[0]}: {state} {text}")
+        self.kinds = self.kinds[: len(calm_s)]
         self.calm_fds = self.count_of_descriptors()
         mend_s = self.time_to_mend()
         # Faults come no faster than jobs, and than what was killed comes back: on a slow or busy machine the same faults per job, not per
@@ -428,7 +438,7 @@ class flow:
                 while not all(j.done() for j in jobs):
                     time.sleep(0.02)
                     now = time.monotonic()
-                    if self.given.seconds and now - flow_began > self.given.seconds:
+                    if self.seconds_left() < 0:
                         stop.set()
                     # A machine that has become slower gets fewer: else jobs would begin anew for ever.
                     may_hurt = sum(self.faults.values()) < done_count + 2 * self.given.at_once
@@ -534,10 +544,11 @@ def main():
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 31)
     kind = hosts_on_loopback if given.loopback or not may_use_namespaces() else hosts_in_namespaces
     again = f"deploy/chaos.sh --jobs {given.jobs} --seed {seed} --gap {given.gap:g} --at-once {given.at_once} --precision {given.precision}" + (" --loopback" if given.loopback else "")
-    say(f"seed {seed}; hosts are {kind.what}")
+    say(f"seed {seed}; hosts are {kind.what}; silent is who says nothing for {silence_s:.1f} s")
     shared_before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     broken, results, faults, history, seconds, restarts = [], [], collections.Counter(), [], 0.0, 0
     precisions = ("bf16", "fp32") if given.precision == "both" else (given.precision,)
+    began = time.monotonic()
     first = 0
     for i, precision in enumerate(precisions):
         count = given.jobs * (i + 1) // len(precisions) - first
@@ -546,7 +557,10 @@ def main():
             hosts = kind(folder, precision)
             part = flow(given, hosts, folder, random.Random(seed * 2 + i))
             part.seconds, part.generation = 0.0, 0
-            part.given = argparse.Namespace(**{**vars(given), "seconds": given.seconds / len(precisions)})
+            # What it took to come up counts; what an earlier part has left of its time is this one's too.
+            part.began = began if i == 0 else time.monotonic()
+            left_s = given.seconds - (part.began - began)
+            part.given = argparse.Namespace(**{**vars(given), "seconds": max(left_s, 1) / (len(precisions) - i) if given.seconds else 0})
             try:
                 part.run(first, count)
             finally:

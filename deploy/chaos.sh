@@ -6,7 +6,7 @@
 #
 #   deploy/chaos.sh [--jobs 40] [--seed N] [--seconds 0] [--gap 2] [--at-once 4] [--precision both|bf16|fp32] [--loopback]
 #
-# --seconds ends the flow of jobs early (0: never), --gap is the least mean time between faults. Without network namespaces (or with --loopback)
+# After --seconds in all no more jobs begin (0: all of them do), --gap is the least mean time between faults. Without network namespaces (or with --loopback)
 # the hosts are processes on 127.0.0.x: then no node and no link is cut off, and the summary says so. BATON names the program
 # (build/release/baton).
 set -euo pipefail

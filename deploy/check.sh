@@ -1,19 +1,27 @@
 #!/usr/bin/env bash
 # All that must hold before a change is kept. Goes on after a failure, so that one run shows everything; ends with the line
 # `N passed, N failed, N skipped`: tests over all builds, where a failed step that is no test counts as one more failure.
-# Usage: deploy/check.sh [--full]     --full adds the tests that take long and lets clang-tidy see every file
+# Usage: deploy/check.sh [--full] [--chaos SECONDS]
+#   --full adds the tests that take long and lets clang-tidy see every file; --chaos is how long deploy/chaos.sh runs (180, 1200 with --full, 0: not)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
-full=no
-case ${1:-} in
-  "") ;;
-  --full) full=yes ;;
-  *)
-    sed -n '2,4s/^# //p' "$0"
+full=no chaos_s=""
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --full) full=yes ;;
+    --chaos)
+      chaos_s=${2:-}
+      shift
+      ;;
+    *) chaos_s="?" ;;
+  esac
+  if [[ ! $chaos_s =~ ^[0-9]*$ ]] || ! shift; then
+    sed -n '2,5s/^# //p' "$0"
     exit 2
-    ;;
-esac
+  fi
+done
+if [[ -z $chaos_s ]]; then if [[ $full == yes ]]; then chaos_s=1200; else chaos_s=180; fi; fi
 
 passed=0 failed=0 skipped=0
 summary=()
@@ -179,8 +187,6 @@ if step "packages" deploy/bootstrap.sh; then
   dev_tests=dev
   [[ $full == no ]] || dev_tests=dev-full
   step "build: dev" build dev all && run_tests "$dev_tests"
-  # With a fresh seed, which is printed.
-  [[ $full == no ]] || step "chaos" env BATON=build/dev/baton deploy/chaos.sh --jobs 1000 --seconds 1200
   step "installation" check_install
   step "gpu-check: rehearsal" rehearse_gpu_check
   step "docs: self-test" deploy/check_docs.sh --self-test
@@ -189,6 +195,8 @@ if step "packages" deploy/bootstrap.sh; then
   step "build: asan" build asan baton_tests && run_tests asan
   # Whatever has threads: pools, device loops, transports, actors and the whole program.
   step "build: tsan" build tsan baton_tests && run_tests tsan
+  # With a fresh seed, which is printed. Last, when nothing else wants the processors.
+  [[ $chaos_s -eq 0 ]] || step "chaos" env BATON=build/dev/baton deploy/chaos.sh --jobs 1000 --seconds "$chaos_s"
 fi
 
 printf '\n== summary, %d s in all\n' "$SECONDS"

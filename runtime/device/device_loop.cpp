@@ -248,6 +248,7 @@ bool device_loop::step_one() {
 bool device_loop::step(shard& s) {
   try {
     const std::uint64_t before = s.progress->chunks.load(std::memory_order_relaxed);
+    rehearse_fault(s.rank, s.running()->place());
     const auto state = s.running()->step();
     if (s.progress->chunks.load(std::memory_order_relaxed) == before) return false;
     last_job_ = s.job;

@@ -32,6 +32,7 @@ void pass::enter(block_phase stage, std::uint32_t step, int layer) {
   progress_.layer.store(layer, std::memory_order_relaxed);
   stage_ = stage;
   stage_step_ = step;
+  chunk_ = 0;
   if (trace_ && device_ == nullptr) trace_->enter(stage, step, layer);
 }
 
@@ -105,6 +106,7 @@ pass::state pass::step() {
                         std::move(waiting_since_on_device_), mark()});
     }
   }
+  ++chunk_;
   place_.resume_at.resume();
   const auto left = clock::now();
   if (device_ == nullptr) timings_.compute_s += seconds_between(entered, left);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/backend.hpp"
+#include "runtime/device/rehearsed_fault.hpp"
 #include "runtime/device/task.hpp"
 #include "runtime/transport/transport.hpp"
 
@@ -59,6 +60,10 @@ class pass {
   [[nodiscard]] const std::vector<std::int64_t>& computed() const { return computed_; }
   /// When the device has done all that the pass launched so far: what was timed on it is added to timings and trace.
   void settle_timings();
+  /// What the next step will do.
+  [[nodiscard]] pass_place place() const {
+    return {stage_, stage_step_, progress_.layer.load(std::memory_order_relaxed), chunk_};
+  }
 
  protected:
   using clock = std::chrono::steady_clock;
@@ -123,6 +128,7 @@ class pass {
   std::unique_ptr<event> waiting_since_on_device_;
   block_phase stage_ = block_phase::prefill;
   std::uint32_t stage_step_ = 0;
+  int chunk_ = 0;  ///< of the layer
 };
 
 }  // namespace baton

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "tests/end_to_end/baton_process.hpp"
+#include "tests/end_to_end/rehearsed_faults.hpp"
 #include "tests/end_to_end/samples.hpp"
 #include "tests/support/strangers.hpp"
 #include "tests/support/temporary_directory.hpp"
@@ -71,6 +72,29 @@ class host_cluster {
     return shell("cat " + (folder_.path() / "cluster/log").string() + "/*.log").out;
   }
   [[nodiscard]] shell_result down() const { return shell(call("down")); }
+  /// Its network and all that runs there, at once.
+  [[nodiscard]] shell_result tear_down(const std::string& which) const { return shell(call("host-down " + which)); }
+  [[nodiscard]] shell_result bring_back(const std::string& which) const { return shell(call("host-up " + which)); }
+  /// A process of that host which stands still, as the system says; -1: none does.
+  [[nodiscard]] int stopped_on(const std::string& which) const {
+    std::istringstream pids(shell("ip netns pids " + host(which)).out);
+    for (int pid = 0; pids >> pid;) {
+      if (state_of(pid) == 'T') return pid;
+    }
+    return -1;
+  }
+  /// False after a minute.
+  [[nodiscard]] bool is_whole_again() const {
+    return wait_for([&] {
+      const auto status = run_baton({"status", "--config", config(), "--json"});
+      if (status.exit_code != 0) return false;
+      const auto nodes = json::parse(status.out).at("nodes");
+      return std::ranges::all_of(nodes, [](const json& node) {
+        const auto& devices = node.at("devices");
+        return std::ranges::all_of(devices, [](const json& device) { return device.at("state") == "idle"; });
+      });
+    });
+  }
   /// All that a cluster of this name could leave behind.
   [[nodiscard]] std::string remains() const {
     return shell("ip netns list | grep baton-" + name_ + "-; ip -o link show | grep bt-" + name_ + "; find " +
@@ -350,19 +374,52 @@ TEST(hosts, a_node_that_is_cut_off_loses_its_ranks_and_takes_part_again_when_it_
   EXPECT_FALSE(json_of(out).at("replays").empty());
   const auto answer = json_of(out).at("answer_ids");
   shell("ip -n " + cluster.host("n2") + " link set eth0 up");
-  bool whole = false;
-  for (int i = 0; i < 600 && !whole; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    const auto status = run_baton({"status", "--config", cluster.config(), "--json"});
-    if (status.exit_code != 0) continue;
-    const auto nodes = json::parse(status.out).at("nodes");
-    whole = std::ranges::all_of(nodes, [](const json& n) { return n.at("devices").at(0).at("state") == "idle"; });
-  }
-  EXPECT_TRUE(whole) << cluster.logs();
+  EXPECT_TRUE(cluster.is_whole_again()) << cluster.logs();
   const auto calm = submit()->wait();
   ASSERT_EQ(calm.exit_code, 0) << calm.err;
   EXPECT_EQ(json_of(out).at("answer_ids"), answer);
   EXPECT_TRUE(json_of(out).at("replays").empty());
+}
+
+TEST(hosts, a_node_that_is_torn_down_in_the_middle_of_a_layer_loses_its_ranks_and_nothing_else) {
+  fs::current_path(source);
+  const temporary_directory folder;
+  const rehearsed_faults faults;
+  const auto settings = folder.write("settings.yaml", "timeouts: {silence: 2500ms, client: 30s}\n").string();
+  const auto s = samples_of("archive-8k").at(0);
+  const auto [name, value] = faults.environment_variable();
+  setenv(name.c_str(), value.c_str(), 1);
+  const host_cluster cluster("--nodes 3 --devices 2 --settings " + settings);
+  unsetenv(name.c_str());
+  UP_OR_SKIP(cluster);
+  const auto words = [&](const std::string& command, const std::string& config) {
+    const auto out = (folder.path() / command).string();
+    return std::vector<std::string>{command, "--config", config, "--dump", out + ".dump", "--json", out, "--quiet"} +
+           job_of(s.document, s.question);
+  };
+  faults.stop_at({.rank = 3, .layer = 2, .chunk = 1});
+  const auto job = std::make_unique<baton_process>(words("submit", cluster.config()));
+  ASSERT_TRUE(wait_for([&] { return cluster.stopped_on("n1") > 0; })) << job->err_so_far() << cluster.logs();
+  ASSERT_EQ(cluster.tear_down("n1").exit_code, 0);
+  const auto disturbed = job->wait();
+  ASSERT_EQ(disturbed.exit_code, 0) << disturbed.err << cluster.logs();
+  ASSERT_EQ(run_baton(words("run", quickstart)).exit_code, 0);
+  EXPECT_TRUE(text_of(folder.path() / "submit.dump") == text_of(folder.path() / "run.dump")) << "the dumps differ";
+  const auto result = json_of(folder.path() / "submit");
+  const auto expected = json_of(folder.path() / "run");
+  EXPECT_EQ(result.at("answer_ids"), expected.at("answer_ids"));
+  std::multiset<int> replayed;
+  for (const auto& replay : result.at("replays")) replayed.insert(replay.at("rank").get<int>());
+  EXPECT_THAT(replayed, testing::IsSupersetOf({2, 3}));
+  for (int rank = 0; rank < 6; ++rank) {
+    const auto index = static_cast<std::size_t>(rank);
+    if (replayed.count(rank) > 1) continue;  // on a busy machine
+    EXPECT_EQ(result.at("ranks")[index].at("computed"), expected.at("ranks")[index].at("computed")) << rank;
+  }
+  ASSERT_EQ(cluster.bring_back("n1").exit_code, 0);
+  EXPECT_TRUE(cluster.is_whole_again()) << cluster.logs();
+  EXPECT_EQ(cluster.down().exit_code, 0);
+  EXPECT_EQ(cluster.remains(), "");
 }
 
 }  // namespace

@@ -32,20 +32,27 @@ int free_port() {
   return ntohs(address.sin_port);
 }
 
-std::string text_of_node(const std::string& name) {
-  return "  - {name: " + name + ", devices: [{name: cpu0, threads: 1, memory: 512MiB}]}\n";
+std::string text_of_node(const std::string& name, const service_shape& shape) {
+  std::string devices;
+  for (int i = 0; i < shape.devices; ++i) {
+    devices += (i == 0 ? "" : ", ") + std::string("{name: cpu") + std::to_string(i) +
+               ", threads: 1, memory: " + shape.memory + "}";
+  }
+  return "  - {name: " + name + ", devices: [" + devices + "]" + (shape.node.empty() ? "" : ", " + shape.node) + "}\n";
 }
 
 }  // namespace
 
-service_cluster::service_cluster(const std::string& coordinator, const std::string& settings) {
+service_cluster::service_cluster(const std::string& coordinator, const std::string& settings, service_shape shape)
+    : shape_(std::move(shape)) {
   std::filesystem::current_path(source);
-  std::ofstream(config()) << "model: {directory: " << (source / "models/needle").string() << ", prompt: needle}\n"
-                          << "job: {strategy: apb, ranks: 4}\n"
+  std::ofstream(config()) << "model: {directory: " << (source / "models/needle").string() << ", prompt: needle"
+                          << (shape_.model.empty() ? "" : ", " + shape_.model) << "}\n"
+                          << "job: {strategy: apb, " << shape_.job << "}\n"
                           << "coordinator: {port: " << free_port() << ", journal: journal"
                           << (coordinator.empty() ? "" : ", " + coordinator) << "}\n"
                           << "nodes:\n"
-                          << text_of_node("west") << text_of_node("east")
+                          << text_of_node("west", shape_) << text_of_node("east", shape_)
                           << "limits: {positions_max: 131072}\n"
                           // Nobody is silent for so long on a busy machine, unless a test makes it so.
                           << (settings.find("timeouts") == std::string::npos ? "timeouts: {silence: 20s, client: 30s}\n"
@@ -83,12 +90,19 @@ void service_cluster::start_all() {
   start_coordinator();
   start_node("west");
   start_node("east");
-  ASSERT_TRUE(wait_until([](const nlohmann::json& status) {
+  ASSERT_TRUE(wait_until_idle()) << coordinator_->err_so_far();
+}
+
+bool service_cluster::wait_until_idle() const {
+  return wait_until([](const nlohmann::json& status) {
     for (const auto& node : status.at("nodes")) {
-      if (node.at("state") != "idle" || node.at("devices").at(0).at("state") != "idle") return false;
+      if (node.at("state") != "idle") return false;
+      for (const auto& device : node.at("devices")) {
+        if (device.at("state") != "idle") return false;
+      }
     }
     return true;
-  })) << coordinator_->err_so_far();
+  });
 }
 
 void service_cluster::kill_coordinator() { end("coordinator", coordinator_, SIGKILL); }
@@ -97,12 +111,22 @@ void service_cluster::kill_node(const std::string& name) {
   end("node " + name, name == "west" ? west_ : east_, SIGKILL);
 }
 
+std::vector<running_process> service_cluster::processes_of(const std::string& name) const {
+  const auto& node = name == "west" ? west_ : east_;
+  return node ? node->processes() : std::vector<running_process>{};
+}
+
+void service_cluster::tear_down_node(const std::string& name) {
+  for (const auto& process : processes_of(name)) kill(process.pid, SIGKILL);
+  kill_node(name);
+}
+
 std::unique_ptr<baton_process> service_cluster::begin(const std::string& command,
                                                       const std::vector<std::string>& arguments,
                                                       const std::string& input) const {
   std::vector<std::string> words{command, "--config", config()};
   words.insert(words.end(), arguments.begin(), arguments.end());
-  return std::make_unique<baton_process>(words, input, std::vector<std::string>{}, baton_process::company::others);
+  return std::make_unique<baton_process>(words, input, shape_.environment, baton_process::company::others);
 }
 
 process_result service_cluster::ask(const std::string& command, const std::vector<std::string>& arguments,

@@ -13,12 +13,23 @@
 
 namespace baton {
 
-/// A coordinator and two nodes, west and east, of one device each, as processes on loopback. Whatever a test does to them, all end with
-/// this object; how each of them ended is told on standard output.
+/// What a service_cluster is made of, where it is not the usual one.
+struct service_shape {
+  int devices = 1;                ///< of each node
+  std::string memory = "512MiB";  ///< of each device
+  std::string model;              ///< further keys of the section
+  std::string job = "ranks: 4";
+  std::string node;                      ///< further keys of each node
+  std::vector<std::string> environment;  ///< "NAME=value", of coordinator, agents and workers
+};
+
+/// A coordinator and two nodes, west and east, as processes on loopback. Whatever a test does to them, all end with this object; how
+/// each of them ended is told on standard output.
 class service_cluster {
  public:
   /// `settings` is YAML that is added to the configuration, and `coordinator` keys of its section.
-  explicit service_cluster(const std::string& coordinator = {}, const std::string& settings = {});
+  explicit service_cluster(const std::string& coordinator = {}, const std::string& settings = {},
+                           service_shape shape = {});
   ~service_cluster();
 
   /// Options that coordinator and nodes get from now on.
@@ -29,6 +40,10 @@ class service_cluster {
   void start_all();
   void kill_coordinator();
   void kill_node(const std::string& name);
+  /// Its processes: the agent, which holds the relay, and the workers. None where it was killed.
+  [[nodiscard]] std::vector<running_process> processes_of(const std::string& name) const;
+  /// Everything on it at once, as when a machine loses its power.
+  void tear_down_node(const std::string& name);
   [[nodiscard]] baton_process& coordinator() { return *coordinator_; }
   [[nodiscard]] std::string coordinator_said() const { return coordinator_->err_so_far(); }
   /// With its workers.
@@ -50,14 +65,17 @@ class service_cluster {
   [[nodiscard]] nlohmann::json status() const;
   [[nodiscard]] std::string state_of(const std::string& job) const;
   [[nodiscard]] int worker_of(const std::string& node) const;
-  /// Asks again and again; false after a minute.
+  /// Asks again and again, as the next two do; false after a minute.
   bool wait_until(const std::function<bool(const nlohmann::json&)>& status_is_right) const;
+  /// All nodes are there, and nothing runs on any device.
+  [[nodiscard]] bool wait_until_idle() const;
   bool wait_for_state(const std::string& job, const std::string& state) const;
 
  private:
   static void end(const std::string& name, std::unique_ptr<baton_process>& process, int signal);
 
   const temporary_directory folder_;
+  const service_shape shape_;
   std::vector<std::string> log_options_;
   std::unique_ptr<baton_process> coordinator_;
   std::unique_ptr<baton_process> west_;
