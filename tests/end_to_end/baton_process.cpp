@@ -28,7 +28,11 @@ namespace {
 
 std::string contents_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
+  try {
+    return {std::istreambuf_iterator<char>(file), {}};
+  } catch (const std::ios_base::failure&) {
+    return {};  // of a process that has ended meanwhile
+  }
 }
 
 std::vector<std::string> split_at_zeros(const std::string& text) {
@@ -59,6 +63,14 @@ bool is_mapped(const std::string& file) {
 }
 
 }  // namespace
+
+char state_of(int pid) {
+  const auto stat = contents_of("/proc/" + std::to_string(pid) + "/stat");
+  const auto name_end = stat.rfind(')');
+  return name_end == std::string::npos || name_end + 2 >= stat.size() ? '-' : stat[name_end + 2];
+}
+
+bool is_gone(int pid) { return state_of(pid) == '-' || state_of(pid) == 'Z'; }
 
 std::string running_process::option(const std::string& name) const {
   const auto found = std::ranges::find(arguments, name);

@@ -14,6 +14,11 @@ struct process_result {
   std::int64_t peak_bytes = 0;  ///< largest resident set
 };
 
+/// What a process does, as the system says: R, S, T (stopped), Z (ended), '-' (gone) …
+char state_of(int pid);
+/// It has ended.
+bool is_gone(int pid);
+
 /// A process of a run: the program itself, a node agent or a worker.
 struct running_process {
   int pid = -1;

@@ -33,7 +33,7 @@ struct beside_others : testing::Test {
   const sample small = samples_of("archive-2k").at(1);
   const sample large = samples_of("archive-32k").at(0);
   /// In chunks so small that it takes some seconds.
-  const std::string other_text = text_of(large.document).substr(0, 40'000);
+  const std::string other_text = text_of(large.document).substr(0, 28'000);
   const std::vector<std::string> other_job{"--document", "-", "--question", large.question, "--ranks", "1", "--quiet"};
   std::unique_ptr<service_cluster> cluster;
 
@@ -149,10 +149,11 @@ TEST_F(beside_others, a_job_whose_replays_are_used_up_fails_and_says_so) {
 
 TEST_F(beside_others, a_job_whose_replay_finds_no_memory_fails_and_says_what_would_help) {
   // Room for two of its ranks on each device, and for one more beside the keys and values of two, but not for two.
-  start("recovery: {reserve: 0, replacement: 1s}\ntimeouts: {silence: 2500ms, client: 60s}\n", {.memory = "100MiB"});
+  start("recovery: {reserve: 0, replacement: 1s}\ntimeouts: {silence: 2500ms, client: 60s}\n", {.memory = "56MiB"});
   const work_place at{.rank = 3, .layer = 1};
   faults.stop_at(at);
-  const auto job = cluster->begin("submit", {"--document", large.document, "--question", large.question, "--quiet"});
+  const auto job = cluster->begin("submit", {"--document", "-", "--question", large.question, "--quiet"},
+                                  text_of(large.document).substr(0, 64'000));
   const int stopped = the_stopped();
   const auto other = file("other.json");
   const auto ended = submit(other, "1")->wait();

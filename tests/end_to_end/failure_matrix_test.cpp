@@ -202,6 +202,7 @@ class hurt_cluster {
     const auto is_killed = [&](const running_process& process) {
       kill(process.pid, SIGKILL);
       EXPECT_TRUE(wait_for([&] { return is_gone(process.pid); })) << process.pid;
+      to_renew_.insert(process.option("--node"));
     };
     const auto node = victim.option("--node");
     switch (c.how) {
@@ -213,7 +214,7 @@ class hurt_cluster {
           break;
         }
         lost.merge(ranks_on(*other));
-        kill(victim.pid, SIGKILL);
+        kill(victim.pid, SIGKILL);  // at once
         is_killed(*other);
         is_killed(victim);
         break;
@@ -314,6 +315,8 @@ class hurt_cluster {
 
   /// Every process is there again, and no more of them.
   void make_whole() {
+    for (const auto& node : to_renew_) cluster_.renew_node(node);
+    to_renew_.clear();
     for (const char* node : {"west", "east"}) {
       if (cluster_.processes_of(node).empty()) cluster_.start_node(node);
     }
@@ -325,6 +328,7 @@ class hurt_cluster {
   const sample asked_ = samples_of("archive-2k").at(1);
   std::mt19937_64 random_;
   service_cluster cluster_;
+  std::set<std::string> to_renew_;
   std::array<outcome, 2> undisturbed_;  ///< greedy, sampled
 };
 

@@ -9,8 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "tests/end_to_end/baton_process.hpp"
-#include "tests/end_to_end/samples.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 namespace baton {
@@ -24,15 +22,6 @@ inline bool wait_for(const std::function<bool()>& what, int patience_s = 60) {
   }
   return true;
 }
-
-/// As the system says: R, S, T (stopped), Z (ended), '-' (gone) …
-inline char state_of(int pid) {
-  const auto stat = text_of("/proc/" + std::to_string(pid) + "/stat");
-  const auto name_end = stat.rfind(')');
-  return name_end == std::string::npos || name_end + 2 >= stat.size() ? '-' : stat[name_end + 2];
-}
-
-inline bool is_gone(int pid) { return state_of(pid) == '-' || state_of(pid) == 'Z'; }
 
 /// A point of one rank's work.
 struct work_place {

@@ -111,6 +111,11 @@ void service_cluster::kill_node(const std::string& name) {
   end("node " + name, name == "west" ? west_ : east_, SIGKILL);
 }
 
+void service_cluster::renew_node(const std::string& name) {
+  end("node " + name, name == "west" ? west_ : east_, SIGTERM);
+  start_node(name);
+}
+
 std::vector<running_process> service_cluster::processes_of(const std::string& name) const {
   const auto& node = name == "west" ? west_ : east_;
   return node ? node->processes() : std::vector<running_process>{};
