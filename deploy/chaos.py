@@ -375,7 +375,10 @@ class flow:
                 mend = lambda: self.hosts.cut_link(host, other, False)
 
             def over():
-                mend()
+                try:
+                    mend()
+                except (SystemExit, OSError) as why:  # a thread would end over it without a word, and the host stay away
+                    self.broken.append(f"not mended: {kind} {where}: {why}")
                 self.hurt.discard(host)
                 self.under_way.discard(kind)
                 self.history.append(f"{time.monotonic() - self.began:7.2f} s  mended: {kind} {where}")

@@ -28,7 +28,8 @@ void rehearse_fault(int rank, const pass_place& here) {
   const auto is_asked_for = [&](const char* what) {
     return unlink(fmt::format("{}/{}.{}", folder, what, place).c_str()) == 0;
   };
-  if (is_asked_for("stop")) kill(getpid(), SIGSTOP);
+  // To this thread, so that not a step more is done: one to the process may wait for another thread to take it.
+  if (is_asked_for("stop")) std::raise(SIGSTOP);
   if (is_asked_for("fail")) throw fault(fault_code::device, "a rehearsed fault", place);
 }
 
