@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <optional>
@@ -69,6 +70,16 @@ struct cell {
   }
 };
 
+/// What a process has open.
+std::vector<std::string> descriptors_of(int pid) {
+  std::vector<std::string> all;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd", ignored)) {
+    all.push_back(std::filesystem::read_symlink(entry.path(), ignored).string());
+  }
+  return all;
+}
+
 /// A cluster that stays, of two nodes with two devices each, whose workers fail at given places, job after job.
 class hurt_cluster {
  public:
@@ -78,15 +89,32 @@ class hurt_cluster {
                  {.devices = 2,
                   .model = "precision: " + precision,
                   .job = "ranks: 8, chunk_tokens: 128, max_new_tokens: 8",
+                  // What outlives a death has been on a disk.
+                  .node = "relay: {log_memory: 1, log_disk: 1GiB, log_directory: \"" + logs_.path().string() + "\"}",
                   .environment = {faults_.environment()}}) {
     cluster_.start_all();
     for (const bool sampled : {false, true}) undisturbed_[sampled] = end_of(*submit(sampled));
+    calm_descriptors_ = descriptors_of(cluster_.coordinator().pid()).size();
   }
 
   /// Everybody's answer to one question, with nobody hurt.
   [[nodiscard]] bool is_up() const { return !undisturbed_[0].dump.empty() && !undisturbed_[1].dump.empty(); }
 
-  std::mt19937_64& random() { return random_; }
+  /// After all that has happened: neither a connection nor a file of anybody who is gone.
+  void expect_nothing_left() const {
+    // Those of clients go within a while.
+    EXPECT_TRUE(wait_for([&] { return descriptors_of(cluster_.coordinator().pid()).size() <= calm_descriptors_ + 4; }))
+        << descriptors_of(cluster_.coordinator().pid()).size() << " descriptors, " << calm_descriptors_ << " before";
+    EXPECT_TRUE(std::filesystem::is_empty(logs_.path()));
+    for (const char* node : {"west", "east"}) {
+      for (const auto& process : cluster_.processes_of(node)) {
+        for (const auto& target : descriptors_of(process.pid))
+          EXPECT_FALSE(target.starts_with(logs_.path().string()))
+              << process.arguments.at(0) << " on " << node << " has " << target;
+      }
+    }
+  }
+
   int any_below(int end) { return static_cast<int>(random_() % static_cast<std::uint64_t>(end)); }
 
   [[nodiscard]] int answer_tokens(bool sampled) const {
@@ -325,10 +353,12 @@ class hurt_cluster {
   }
 
   const rehearsed_faults faults_;
+  const temporary_directory logs_;  ///< the relays'
   const sample asked_ = samples_of("archive-2k").at(1);
   std::mt19937_64 random_;
   service_cluster cluster_;
   std::set<std::string> to_renew_;
+  std::size_t calm_descriptors_ = 0;    ///< of the coordinator
   std::array<outcome, 2> undisturbed_;  ///< greedy, sampled
 };
 
@@ -342,6 +372,8 @@ std::uint64_t printed_seed() {
 struct failure_matrix : testing::TestWithParam<const char*> {
   const std::uint64_t seed = printed_seed();
   hurt_cluster cluster{GetParam(), seed};
+
+  void TearDown() override { cluster.expect_nothing_left(); }
 
   /// In a layer of the prefill, from its first to its last chunk.
   cell in_prefill(harm how, int rank, int layer) {

@@ -46,7 +46,7 @@ class service_cluster {
   [[nodiscard]] std::vector<running_process> processes_of(const std::string& name) const;
   /// Everything on it at once, as when a machine loses its power.
   void tear_down_node(const std::string& name);
-  [[nodiscard]] baton_process& coordinator() { return *coordinator_; }
+  [[nodiscard]] baton_process& coordinator() const { return *coordinator_; }
   [[nodiscard]] std::string coordinator_said() const { return coordinator_->err_so_far(); }
   /// With its workers.
   [[nodiscard]] std::string node_said(const std::string& name) const {
