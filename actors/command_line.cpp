@@ -182,6 +182,8 @@ command_line parse_command_line(int argc, char** argv) {
   add_log_options(*worker, line.log);
   worker->add_option("--node", line.process.node, "its node's name in the file")->required()->type_name("NAME");
   worker->add_option("--device", line.process.device, "its name in the file")->required()->type_name("NAME");
+  worker->add_option("--agent", line.process.agent, "the process that it ends with; default: its parent")
+      ->type_name("PID");
   worker->footer(examples({"baton worker --config configs/service.yaml --node west --device cpu0"}));
   auto* submit = add_client_command(app, "submit", "ask a cluster for a job and follow it", line.client);
   add_job_options(*submit, line.run);

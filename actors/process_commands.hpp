@@ -14,6 +14,7 @@ struct process_options {
   std::string node;
   std::string device;       ///< of `worker`
   std::string coordinator;  ///< HOST:PORT; empty: as the file says
+  int agent = 0;            ///< of `worker`: the process that it ends with; 0: whoever has started it
 };
 
 /// `baton coordinator`: takes jobs until it is asked to end; what it has accepted stays in its journal. Returns the exit code.

@@ -83,7 +83,7 @@ int run_worker(const process_options& options) {
   }
   const bool stays = config.timeouts.reconnect_ms > 0;
   std::optional<parent_process> agent;
-  if (stays) agent.emplace();
+  if (stays) agent.emplace(options.agent);
 
   if (device->kind == device_kind::cuda) {
     // All that this process does is for one GPU: its pinned memory comes from there too.

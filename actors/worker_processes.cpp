@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <iterator>
+#include <string>
 #include <utility>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "runtime/observe/log.hpp"
 
@@ -25,8 +27,17 @@ worker_processes::worker_processes(const cluster_config& config, const node_conf
 void worker_processes::start(worker& which, clock::time_point now) {
   which.restart_at.reset();
   which.started = now;
-  std::vector<std::string> words{"worker",     "--config",      "-",         "--node", node_, "--device",
-                                 which.device, "--coordinator", coordinator_};
+  std::vector<std::string> words{"worker",
+                                 "--config",
+                                 "-",
+                                 "--node",
+                                 node_,
+                                 "--device",
+                                 which.device,
+                                 "--coordinator",
+                                 coordinator_,
+                                 "--agent",
+                                 std::to_string(getpid())};
   std::ranges::move(log_arguments(), std::back_inserter(words));
   which.process.emplace(this_program(), words, description_, child_process::group::parents);
   log_line(log_level::debug, fmt::format("has started the worker of {}", which.device),

@@ -152,8 +152,13 @@ void child_process::kill() noexcept {
   pid_ = -1;
 }
 
-parent_process::parent_process() : descriptor_(static_cast<int>(syscall(SYS_pidfd_open, getppid(), 0))) {
-  if (descriptor_ < 0) refuse("pidfd_open", errno);
+parent_process::parent_process(int pid)
+    : descriptor_(static_cast<int>(syscall(SYS_pidfd_open, pid == 0 ? getppid() : pid, 0))) {
+  if (descriptor_ < 0 && errno != ESRCH) refuse("pidfd_open", errno);
+  // As long as it is the parent now, nobody else can have had its number when it was opened.
+  if (descriptor_ >= 0 && (pid == 0 || getppid() == pid)) return;
+  if (descriptor_ >= 0) close(descriptor_);
+  throw fault(fault_code::lost_peer, "the process that started it has ended", fmt::format("process {}", pid));
 }
 
 parent_process::~parent_process() { close(descriptor_); }

@@ -46,10 +46,12 @@ class child_process {
   std::optional<int> status_;
 };
 
-/// The process that started this one, as it was when this object was made.
+/// The process that started this one.
 class parent_process {
  public:
-  parent_process();  ///< throws fault(internal) with the system's reason
+  /// `pid` is its number, for the system would name another parent once it has ended; 0: whoever that is now. Throws
+  /// fault(lost_peer) where it has ended already.
+  explicit parent_process(int pid = 0);
   ~parent_process();
   parent_process(const parent_process&) = delete;
   parent_process& operator=(const parent_process&) = delete;

@@ -346,7 +346,7 @@ class hurt_cluster {
     for (const auto& node : to_renew_) cluster_.renew_node(node);
     to_renew_.clear();
     for (const char* node : {"west", "east"}) {
-      if (cluster_.processes_of(node).empty()) cluster_.start_node(node);
+      if (!cluster_.has_node(node)) cluster_.start_node(node);
     }
     EXPECT_TRUE(cluster_.wait_until_idle()) << cluster_.coordinator_said();
     EXPECT_TRUE(wait_for([&] { return static_cast<int>(workers_now().size()) == devices; }, 10));

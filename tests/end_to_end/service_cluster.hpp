@@ -42,6 +42,8 @@ class service_cluster {
   void kill_node(const std::string& name);
   /// Asks it to end, and starts it again: one whose workers died often waits long before it starts them.
   void renew_node(const std::string& name);
+  /// It was started, and not killed since.
+  [[nodiscard]] bool has_node(const std::string& name) const { return (name == "west" ? west_ : east_) != nullptr; }
   /// Its processes: the agent, which holds the relay, and the workers. None where it was killed.
   [[nodiscard]] std::vector<running_process> processes_of(const std::string& name) const;
   /// Everything on it at once, as when a machine loses its power.

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/end_to_end/baton_process.hpp"
+#include "tests/end_to_end/rehearsed_faults.hpp"
 #include "tests/end_to_end/samples.hpp"
 #include "tests/end_to_end/service_cluster.hpp"
 #include "tests/support/small_disk.hpp"
@@ -210,6 +211,27 @@ TEST_F(service, a_node_that_is_killed_and_started_again_takes_part_again) {
   const auto together = cluster.ask("submit", small_job);
   EXPECT_EQ(together.exit_code, 0) << together.err;
   EXPECT_THAT(together.out, HasSubstr("east/cpu0"));
+}
+
+TEST_F(service, a_worker_whose_agent_dies_while_it_starts_ends_as_well) {
+  service_cluster cluster;
+  cluster.start_coordinator();
+  cluster.start_node("east");
+  int worker = -1;
+  int agent = -1;
+  ASSERT_TRUE(wait_for([&] {
+    for (const auto& process : cluster.processes_of("east")) {
+      if (!process.arguments.empty()) (process.arguments[0] == "worker" ? worker : agent) = process.pid;
+    }
+    return worker > 0 && agent > 0;
+  }));
+  // Before it has looked for its agent, as a rule.
+  kill(worker, SIGSTOP);
+  ASSERT_TRUE(wait_for([&] { return state_of(worker) == 'T'; }));
+  kill(agent, SIGKILL);
+  ASSERT_TRUE(wait_for([&] { return is_gone(agent); }));
+  kill(worker, SIGCONT);
+  EXPECT_TRUE(wait_for([&] { return is_gone(worker); }, 20)) << "it would fight with its successor for the device";
 }
 
 TEST_F(service, a_coordinator_that_is_stopped_goes_on_and_one_that_is_killed_then_is_followed_by_the_next) {

@@ -122,6 +122,17 @@ TEST(child_process, inherits_no_file_but_the_standard_ones) {
   close(open_file);
 }
 
+TEST(parent_process, that_has_ended_is_not_taken_for_another_one) {
+  const parent_process whoever;
+  const parent_process named(getppid());
+  EXPECT_GE(whoever.descriptor(), 0);
+  EXPECT_GE(named.descriptor(), 0);
+  for (const int other : {1, getpid()}) {
+    if (other == getppid()) continue;
+    EXPECT_THROW(parent_process{other}, fault) << other;
+  }
+}
+
 TEST(child_process, that_cannot_be_started_is_a_fault_with_its_name) {
   try {
     const child_process process("/no/such/program", {}, {}, child_process::group::parents);
