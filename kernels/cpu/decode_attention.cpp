@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <vector>
 
 #include "kernels/cpu/launch.hpp"
@@ -19,10 +20,15 @@ constexpr std::int64_t split_keys = 1024;
 constexpr std::int64_t block_keys = 64;
 /// Queries of one pass over the keys: enough for arithmetic to outweigh reading, few enough for a small workspace.
 constexpr std::int64_t pass_queries = 16;
+/// Query rows that go over a block's keys and values together, and share what is loaded of them.
+constexpr std::int64_t rows_at_once = 4;
+/// Sums and queries in the order in which vectors hold them (load_two) are padded to multiples of this.
+constexpr std::int64_t padding = 32;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 std::int64_t splits_of(std::int64_t keys) { return (keys + split_keys - 1) / split_keys; }
+std::int64_t padded(std::int64_t dim) { return (dim + padding - 1) / padding * padding; }
 
 /// One pass: its part of the arguments, and where the partial results of each (split, query, head) stand.
 struct few_queries {
@@ -33,11 +39,13 @@ struct few_queries {
   float scale;
   head_matrix out;
   matrix log_sum_exp;
-  float* sums;     ///< (splits, queries, heads, dim): of exp(score - largest) times the value
+  float* widened;  ///< (queries, heads, padded dim): q as load_two gives it
+  float* sums;  ///< (splits, queries, heads, padded dim): of exp(score - largest) times the value, in load_two's order
   float* weights;  ///< (splits, queries, heads): of exp(score - largest)
   float* largest;  ///< (splits, queries, heads): of the scores
 
   [[nodiscard]] std::int64_t splits() const { return splits_of(mask.keys); }
+  [[nodiscard]] std::int64_t width() const { return padded(q.dim); }
   [[nodiscard]] std::int64_t row(std::int64_t split, std::int64_t query, std::int64_t head) const {
     return (split * q.tokens + query) * q.heads + head;
   }
@@ -49,6 +57,16 @@ struct head_range {
   std::int64_t count;
 };
 
+/// The running state of some query heads within a split.
+struct query_rows {
+  const float* q[rows_at_once];  ///< widened
+  float* sums[rows_at_once];
+  float* weight[rows_at_once];
+  float* largest[rows_at_once];
+  std::int64_t visible[rows_at_once];  ///< keys of the block that the row sees
+  std::int64_t most_visible;
+};
+
 }  // namespace
 }  // namespace baton::cpu
 
@@ -58,7 +76,6 @@ struct head_range {
 #define HWY_TARGET_INCLUDE "kernels/cpu/decode_attention.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h:
-#include "hwy/contrib/math/math-inl.h"
 #include "kernels/cpu/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -80,14 +97,29 @@ HWY_INLINE void store_sums(float_lanes d, float_vector a, float_vector b, float_
 
 using four_lanes = hn::FixedTag<float, 4>;
 
-HWY_INLINE hn::Vec<four_lanes> folded(four_lanes, hn::Vec<four_lanes> v) { return v; }
-
-/// The sum of a vector's 128-bit blocks.
-template <class D, class V>
-HWY_INLINE hn::Vec<four_lanes> folded(D, V v) {
-  const hn::Half<D> half;
-  return folded(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+/// A vector's 128-bit blocks made one.
+template <class Fold>
+HWY_INLINE hn::Vec<four_lanes> folded(four_lanes, hn::Vec<four_lanes> v, Fold) {
+  return v;
 }
+template <class D, class V, class Fold>
+HWY_INLINE hn::Vec<four_lanes> folded(D d, V v, Fold fold) {
+  const hn::Half<D> half;
+  return folded(half, fold(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), fold);
+}
+
+struct add {
+  template <class V>
+  HWY_INLINE V operator()(V a, V b) const {
+    return hn::Add(a, b);
+  }
+};
+struct larger {
+  template <class V>
+  HWY_INLINE V operator()(V a, V b) const {
+    return hn::Max(a, b);
+  }
+};
 
 /// The sums of four vectors' lanes, times `scale`. Together they take fewer shuffles than four reductions.
 HWY_INLINE void store_sums(float_lanes d, float_vector a, float_vector b, float_vector c, float_vector e, float scale,
@@ -98,156 +130,285 @@ HWY_INLINE void store_sums(float_lanes d, float_vector a, float_vector b, float_
   const auto ce = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
   const auto even = hn::BitCast(d, hn::InterleaveLower(d64, ab, ce));
   const auto odd = hn::BitCast(d, hn::InterleaveUpper(d64, ab, ce));
-  hn::StoreU(hn::Mul(folded(d, hn::Add(even, odd)), hn::Set(d4, scale)), d4, to);
+  hn::StoreU(hn::Mul(folded(d, hn::Add(even, odd), add()), hn::Set(d4, scale)), d4, to);
 }
 
 #endif
 
-/// One query head's running state within a split, and its scores of the current block.
+/// Both vectors' worth of numbers that stand side by side: of bf16 the even ones and the odd ones, which takes half the instructions of
+/// widening them in their order.
+HWY_INLINE void load_two(float_lanes d, const float* from, whole, float_vector& low, float_vector& high) {
+  low = hn::LoadU(d, from);
+  high = hn::LoadU(d, from + hn::Lanes(d));
+}
+HWY_INLINE void load_two(float_lanes d, const std::uint16_t* from, whole, float_vector& low, float_vector& high) {
+#if HWY_TARGET == HWY_SCALAR
+  low = load(d, from, whole{});
+  high = load(d, from + 1, whole{});
+#else
+  const hn::Repartition<std::uint16_t, float_lanes> d16;
+  const hn::Repartition<std::uint32_t, float_lanes> d32;
+  const auto pairs = hn::BitCast(d32, hn::LoadU(d16, from));
+  low = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
+  high = hn::BitCast(d, hn::And(pairs, hn::Set(d32, 0xffff0000U)));
+#endif
+}
 template <class T>
-struct query_row {
-  const T* q;
-  float* sums;
-  float* weight;
-  float* largest;
-  std::int64_t visible;  ///< keys of the block that the query sees
-  float* scores;         ///< (block_keys)
-};
+HWY_INLINE void load_two(float_lanes d, const T* from, part numbers, float_vector& low, float_vector& high) {
+  alignas(64) T buffer[2 * hn::MaxLanes(float_lanes())] = {};
+  for (std::size_t i = 0; i < numbers.count; ++i) buffer[i] = from[i];
+  load_two(d, buffer, whole{}, low, high);
+}
+
+/// `count` numbers in their order again; T: what load_two loaded.
+template <class T>
+HWY_INLINE void store_in_order(float_lanes d, float_vector low, float_vector high, std::size_t count, float* to) {
+  alignas(64) float buffer[2 * hn::MaxLanes(float_lanes())];
+  float* const into = count < 2 * hn::Lanes(d) ? buffer : to;
+  if constexpr (HWY_TARGET == HWY_SCALAR || sizeof(T) == sizeof(float)) {
+    hn::StoreU(low, d, into);
+    hn::StoreU(high, d, into + hn::Lanes(d));
+  } else {
+    hn::StoreInterleaved2(low, high, d, into);
+  }
+  if (into == buffer) std::copy_n(buffer, count, to);
+}
+
+/// Calls body(i, whole or part) for the pairs of vectors that cover [0, count).
+template <class Body>
+HWY_INLINE void for_two_vectors(std::size_t count, Body&& body) {
+  const std::size_t step = 2 * hn::Lanes(float_lanes());
+  std::size_t i = 0;
+  for (; i + step <= count; i += step) body(i, whole{});
+  if (i < count) body(i, part{count - i});
+}
 
 /// The keys or values that the next block will read. Heads are computed one after another, which the hardware cannot foresee;
-/// so each of them asks for its share of the next block's rows, in the order in which these lie in memory.
+/// so each of them asks for its share of the next block's lines, in the order in which these lie in memory, and evenly over its work: who
+/// asks for many at once waits for them.
 template <class T>
-struct next_block {
-  const T* rows;  ///< (count, heads, dim)
-  std::int64_t stride;
-  std::int64_t count;  ///< 0: nothing to ask for
-  std::int64_t heads;
-  std::int64_t share;  ///< which head asks
-
-  HWY_INLINE void prefetch(std::int64_t key, std::size_t dim) const {
-    const std::int64_t place = share * block_keys + key;
-    if (place >= count * heads) return;
-    const T* row = rows + place / heads * stride + place % heads * static_cast<std::int64_t>(dim);
-    constexpr int into_second_level_cache = 2;
-    for (std::size_t i = 0; i < dim; i += 64 / sizeof(T)) __builtin_prefetch(row + i, 0, into_second_level_cache);
+class next_block {
+ public:
+  /// rows: (count, heads, dim), so many numbers `stride` apart; `share`: which head asks.
+  next_block(const T* rows, std::int64_t stride, std::int64_t count, std::int64_t numbers, std::int64_t heads,
+             std::int64_t share)
+      : row_(rows), stride_(stride), lines_((numbers + line - 1) / line) {
+    const std::int64_t first = count * lines_ * share / heads;
+    left_ = total_ = count * lines_ * (share + 1) / heads - first;
+    row_ += first / lines_ * stride;
+    at_ = first % lines_;
   }
+
+  /// How many lines each of `calls` calls is to ask for.
+  [[nodiscard]] std::int64_t for_each_of(std::int64_t calls) const { return (total_ + calls - 1) / calls; }
+  HWY_INLINE void prefetch(std::int64_t lines) {
+    constexpr int into_second_level_cache = 2;
+    for (; lines > 0 && left_ > 0; --lines, --left_) {
+      __builtin_prefetch(row_ + at_ * line, 0, into_second_level_cache);
+      if (++at_ < lines_) continue;
+      at_ = 0;
+      row_ += stride_;
+    }
+  }
+  void ask_no_more() { left_ = 0; }
+
+ private:
+  static constexpr std::int64_t line = 64 / sizeof(T);
+  const T* row_;
+  std::int64_t stride_;
+  std::int64_t lines_;  ///< of a row
+  std::int64_t at_ = 0;
+  std::int64_t total_ = 0;
+  std::int64_t left_ = 0;
 };
 
-/// Scores of both rows with keys [0, visible) of a block. Two rows and four keys at a time share their loads.
-template <class T>
-HWY_INLINE void score_block(const query_row<T>& a, const query_row<T>& b, const T* keys, std::int64_t stride,
-                            std::int64_t visible, std::size_t dim, float scale, const next_block<T>& next) {
+/// Scores stand key by key, and for each key of so many rows: what the rows take in a vector's 128-bit blocks.
+template <std::size_t rows>
+constexpr std::size_t row_places = rows == 3 ? 4 : rows;
+
+/// Scores of some rows with the keys of a block that one of them sees; scores (block_keys, row_places).
+template <std::size_t rows, class T>
+HWY_INLINE void score_block(const query_rows& these, const T* keys, std::int64_t stride, std::size_t dim, float scale,
+                            float* scores, next_block<T> next) {
+  constexpr std::size_t keys_at_once = HWY_TARGET <= HWY_AVX3 || rows <= 2 ? 4 : 2;
+  constexpr std::size_t places = row_places<rows>;
   const float_lanes d;
-  for (std::int64_t key = 0; key < visible; key += 4) {
-    for (std::int64_t i = key; i < key + 4; ++i) next.prefetch(i, dim);
-    // Behind the last key the last one is read again; its scores are masked below.
-    const T* k0 = keys + key * stride;
-    const T* k1 = keys + std::min(key + 1, visible - 1) * stride;
-    const T* k2 = keys + std::min(key + 2, visible - 1) * stride;
-    const T* k3 = keys + std::min(key + 3, visible - 1) * stride;
-    auto a0 = hn::Zero(d), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-    for_vectors(dim, [&](std::size_t i, auto lanes) HWY_ATTR {
-      const auto qa = load(d, a.q + i, lanes);
-      const auto qb = load(d, b.q + i, lanes);
-      const auto v0 = load(d, k0 + i, lanes);
-      a0 = hn::MulAdd(qa, v0, a0);
-      b0 = hn::MulAdd(qb, v0, b0);
-      const auto v1 = load(d, k1 + i, lanes);
-      a1 = hn::MulAdd(qa, v1, a1);
-      b1 = hn::MulAdd(qb, v1, b1);
-      const auto v2 = load(d, k2 + i, lanes);
-      a2 = hn::MulAdd(qa, v2, a2);
-      b2 = hn::MulAdd(qb, v2, b2);
-      const auto v3 = load(d, k3 + i, lanes);
-      a3 = hn::MulAdd(qa, v3, a3);
-      b3 = hn::MulAdd(qb, v3, b3);
+  const std::size_t width = hn::Lanes(d);
+  const std::int64_t lines = next.for_each_of(block_keys / static_cast<std::int64_t>(keys_at_once));
+  for (std::int64_t key = 0; key < these.most_visible; key += keys_at_once) {
+    next.prefetch(lines);
+    const T* k[keys_at_once];
+    for (std::size_t j = 0; j < keys_at_once; ++j) {
+      // Behind the last key the last one is read again; its scores are masked below.
+      k[j] = keys + std::min(key + static_cast<std::int64_t>(j), these.most_visible - 1) * stride;
+    }
+    // Key by key, and row by row for each.
+    float_vector sums[keys_at_once * places];
+    unrolled<keys_at_once * places>([&](auto i) HWY_ATTR { sums[i] = hn::Zero(d); });
+    for_two_vectors(dim, [&](std::size_t i, auto lanes) HWY_ATTR {
+      float_vector low[keys_at_once], high[keys_at_once];
+      unrolled<keys_at_once>([&](auto j) HWY_ATTR { load_two(d, k[j] + i, lanes, low[j], high[j]); });
+      unrolled<rows>([&](auto r) HWY_ATTR {
+        const auto q_low = hn::LoadU(d, these.q[r] + i);
+        const auto q_high = hn::LoadU(d, these.q[r] + i + width);
+        unrolled<keys_at_once>([&](auto j) HWY_ATTR {
+          auto& sum = sums[j * places + r];
+          sum = hn::MulAdd(q_low, low[j], sum);
+        });
+        unrolled<keys_at_once>([&](auto j) HWY_ATTR {
+          auto& sum = sums[j * places + r];
+          sum = hn::MulAdd(q_high, high[j], sum);
+        });
+      });
     });
-    store_sums(d, a0, a1, a2, a3, scale, a.scores + key);
-    store_sums(d, b0, b1, b2, b3, scale, b.scores + key);
+    unrolled<keys_at_once * places / 4>([&](auto i) HWY_ATTR {
+      store_sums(d, sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3], scale,
+                 scores + key * static_cast<std::int64_t>(places) + 4 * i);
+    });
   }
 }
 
-/// Replaces a row's scores by exp(score - largest so far) and returns what its earlier sums must be multiplied with.
-template <class T>
-HWY_INLINE float soften(const query_row<T>& row) {
-  const float_lanes d;
-  std::fill(row.scores + row.visible, row.scores + block_keys, -infinity);
-  auto block_largest = hn::Set(d, -infinity);
-  for (std::size_t i = 0; i < block_keys; i += hn::Lanes(d)) {
-    block_largest = hn::Max(block_largest, hn::LoadU(d, row.scores + i));
-  }
-  const float before = *row.largest;
-  const float largest = row.visible > 0 ? std::max(before, hn::GetLane(hn::MaxOfLanes(d, block_largest))) : before;
-  const auto base = hn::Set(d, largest == -infinity ? 0.0f : largest);
-  auto total = hn::Zero(d);
-  for (std::size_t i = 0; i < block_keys; i += hn::Lanes(d)) {
-    const auto weight = hn::Exp(d, hn::Sub(hn::LoadU(d, row.scores + i), base));
-    hn::StoreU(weight, d, row.scores + i);
-    total = hn::Add(total, weight);
-  }
-  const float rescale = largest == before ? 1.0f : std::exp(before - largest);
-  *row.weight = *row.weight * rescale + sum_of(d, total);
-  *row.largest = largest;
-  return rescale;
+/// e^x of x <= 0; 0 where that is no normal number.
+HWY_INLINE float_vector exp_of(float_lanes d, float_vector x) {
+  const auto least = hn::Set(d, -86.0f);
+  const auto raised = power_of_two_of(d, hn::Max(x, least), hn::Set(d, std::numbers::log2e_v<float>));
+  return hn::IfThenElseZero(hn::Gt(x, least), raised);
 }
 
-/// Both rows' sums = sums * rescale + weights times values [0, visible) of a block.
-template <class T>
-HWY_INLINE void add_values(const query_row<T>& a, const query_row<T>& b, float rescale_a, float rescale_b,
-                           const T* values, std::int64_t stride, std::int64_t visible, std::size_t dim,
-                           const next_block<T>& next) {
+#if HWY_TARGET != HWY_SCALAR
+
+/// What `fold` makes of each row's lanes in a vector of row_places rows, over and over.
+template <std::size_t rows, class Fold>
+HWY_INLINE void fold_rows(float_lanes d, float_vector v, Fold fold, float* of_rows) {
+  const four_lanes d4;
+  auto four = folded(d, v, fold);
+  if constexpr (row_places<rows> <= 2) four = fold(four, hn::Shuffle1032(four));
+  if constexpr (row_places<rows> == 1) four = fold(four, hn::Shuffle2301(four));
+  hn::Store(four, d4, of_rows);
+}
+
+#endif
+
+/// Replaces scores by exp(score - largest so far) and says what the rows' earlier sums must be multiplied with.
+template <std::size_t rows>
+HWY_INLINE void soften(const query_rows& these, float* scores, float (&rescale)[rows_at_once]) {
+  constexpr auto places = static_cast<std::int64_t>(row_places<rows>);
   const float_lanes d;
-  const std::size_t step = hn::Lanes(d);
-  const auto ra = hn::Set(d, rescale_a);
-  const auto rb = hn::Set(d, rescale_b);
-  std::size_t i = 0;
-  for (; i + 4 * step <= dim; i += 4 * step) {
-    auto a0 = hn::Mul(hn::LoadU(d, a.sums + i), ra);
-    auto a1 = hn::Mul(hn::LoadU(d, a.sums + i + step), ra);
-    auto a2 = hn::Mul(hn::LoadU(d, a.sums + i + 2 * step), ra);
-    auto a3 = hn::Mul(hn::LoadU(d, a.sums + i + 3 * step), ra);
-    auto b0 = hn::Mul(hn::LoadU(d, b.sums + i), rb);
-    auto b1 = hn::Mul(hn::LoadU(d, b.sums + i + step), rb);
-    auto b2 = hn::Mul(hn::LoadU(d, b.sums + i + 2 * step), rb);
-    auto b3 = hn::Mul(hn::LoadU(d, b.sums + i + 3 * step), rb);
-    for (std::int64_t key = 0; key < visible; ++key) {
-      if (i == 0) next.prefetch(key, dim);
-      const T* value = values + key * stride + i;
-      const auto wa = hn::Set(d, a.scores[key]);
-      const auto wb = hn::Set(d, b.scores[key]);
-      const auto v0 = load(d, value, whole{});
-      a0 = hn::MulAdd(wa, v0, a0);
-      b0 = hn::MulAdd(wb, v0, b0);
-      const auto v1 = load(d, value + step, whole{});
-      a1 = hn::MulAdd(wa, v1, a1);
-      b1 = hn::MulAdd(wb, v1, b1);
-      const auto v2 = load(d, value + 2 * step, whole{});
-      a2 = hn::MulAdd(wa, v2, a2);
-      b2 = hn::MulAdd(wb, v2, b2);
-      const auto v3 = load(d, value + 3 * step, whole{});
-      a3 = hn::MulAdd(wa, v3, a3);
-      b3 = hn::MulAdd(wb, v3, b3);
-    }
-    hn::StoreU(a0, d, a.sums + i);
-    hn::StoreU(a1, d, a.sums + i + step);
-    hn::StoreU(a2, d, a.sums + i + 2 * step);
-    hn::StoreU(a3, d, a.sums + i + 3 * step);
-    hn::StoreU(b0, d, b.sums + i);
-    hn::StoreU(b1, d, b.sums + i + step);
-    hn::StoreU(b2, d, b.sums + i + 2 * step);
-    hn::StoreU(b3, d, b.sums + i + 3 * step);
+  // Whole vectors of keys.
+  const auto step = std::max<std::int64_t>(static_cast<std::int64_t>(hn::Lanes(d)) / places, 1);
+  const std::int64_t count = (these.most_visible + step - 1) / step * step;
+  std::fill(scores + these.most_visible * places, scores + count * places, -infinity);
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::int64_t key = these.visible[r]; key < these.most_visible; ++key) scores[key * places + r] = -infinity;
   }
-  for_vectors(dim - i, [&](std::size_t j, auto lanes) HWY_ATTR {
-    auto sum_a = hn::Mul(load(d, a.sums + i + j, lanes), ra);
-    auto sum_b = hn::Mul(load(d, b.sums + i + j, lanes), rb);
-    for (std::int64_t key = 0; key < visible; ++key) {
-      const auto v = load(d, values + key * stride + i + j, lanes);
-      sum_a = hn::MulAdd(hn::Set(d, a.scores[key]), v, sum_a);
-      sum_b = hn::MulAdd(hn::Set(d, b.scores[key]), v, sum_b);
+  alignas(16) float block_largest[rows_at_once];
+  alignas(16) float base[rows_at_once] = {};
+  alignas(16) float total[rows_at_once];
+#if HWY_TARGET == HWY_SCALAR
+  for (std::size_t r = 0; r < rows; ++r) {
+    block_largest[r] = -infinity;
+    for (std::int64_t key = 0; key < count; ++key)
+      block_largest[r] = std::max(block_largest[r], scores[key * places + r]);
+  }
+#else
+  const auto end = static_cast<std::size_t>(count * places);
+  auto most = hn::Set(d, -infinity);
+  for (std::size_t i = 0; i < end; i += hn::Lanes(d)) most = hn::Max(most, hn::LoadU(d, scores + i));
+  fold_rows<rows>(d, most, larger(), block_largest);
+#endif
+  for (std::size_t r = 0; r < rows; ++r) {
+    const float before = *these.largest[r];
+    const float now = these.visible[r] > 0 ? std::max(before, block_largest[r]) : before;
+    rescale[r] = now == before ? 1.0f : std::exp(before - now);
+    *these.largest[r] = now;
+    for (std::size_t place = r; place < rows_at_once; place += row_places<rows>)
+      base[place] = now == -infinity ? 0.0f : now;
+  }
+#if HWY_TARGET == HWY_SCALAR
+  for (std::size_t r = 0; r < rows; ++r) {
+    total[r] = 0;
+    for (std::int64_t key = 0; key < count; ++key) {
+      float& score = scores[key * places + r];
+      score = hn::GetLane(exp_of(d, hn::Set(d, score - base[r])));
+      total[r] += score;
     }
-    store(d, sum_a, a.sums + i + j, lanes);
-    store(d, sum_b, b.sums + i + j, lanes);
+  }
+#else
+  const auto bases = hn::LoadDup128(d, base);
+  auto sum = hn::Zero(d);
+  for (std::size_t i = 0; i < end; i += hn::Lanes(d)) {
+    const auto weight = exp_of(d, hn::Sub(hn::LoadU(d, scores + i), bases));
+    hn::StoreU(weight, d, scores + i);
+    sum = hn::Add(sum, weight);
+  }
+  fold_rows<rows>(d, sum, add(), total);
+#endif
+  for (std::size_t r = 0; r < rows; ++r) *these.weight[r] = *these.weight[r] * rescale[r] + total[r];
+}
+
+/// Sums of some rows, of `chunks` times two vectors of numbers: sums * rescale + weights times values.
+template <std::size_t rows, std::size_t chunks, class T, class Lanes>
+HWY_INLINE void add_value_strip(const query_rows& these, const T* values, std::int64_t stride, std::size_t first,
+                                const float* weights, const float* rescale, next_block<T>& asks, std::int64_t lines,
+                                Lanes lanes) {
+  constexpr std::int64_t keys_a_call = 8;
+  const float_lanes d;
+  const std::size_t width = hn::Lanes(d);
+  next_block<T> next = asks;
+  float_vector sums[rows][2 * chunks];
+  unrolled<rows>([&](auto r) HWY_ATTR {
+    unrolled<2 * chunks>([&](auto v) HWY_ATTR {
+      sums[r][v] = hn::Mul(hn::LoadU(d, these.sums[r] + first + v * width), hn::Set(d, rescale[r]));
+    });
   });
+  for (std::int64_t key = 0; key < these.most_visible;) {
+    next.prefetch(lines);
+    for (const std::int64_t end = std::min(key + keys_a_call, these.most_visible); key < end; ++key) {
+      unrolled<chunks>([&](auto c) HWY_ATTR {
+        float_vector low, high;
+        load_two(d, values + first + 2 * c * width, lanes, low, high);
+        unrolled<rows>([&](auto r) HWY_ATTR {
+          const auto weight = hn::Set(d, weights[r]);
+          sums[r][2 * c] = hn::MulAdd(weight, low, sums[r][2 * c]);
+          sums[r][2 * c + 1] = hn::MulAdd(weight, high, sums[r][2 * c + 1]);
+        });
+      });
+      values += stride;
+      weights += row_places<rows>;
+    }
+  }
+  unrolled<rows>([&](auto r) HWY_ATTR {
+    unrolled<2 * chunks>([&](auto v) HWY_ATTR { hn::StoreU(sums[r][v], d, these.sums[r] + first + v * width); });
+  });
+  asks = next;
+}
+
+template <std::size_t rows, class T>
+HWY_INLINE void add_values(const query_rows& these, const T* values, std::int64_t stride, std::size_t dim,
+                           const float* weights, const float* rescale, next_block<T>& next) {
+  constexpr std::size_t chunks = (HWY_TARGET <= HWY_AVX3 ? 8 : 4) / (rows <= 2 ? 2 : 4);
+  const std::size_t two = 2 * hn::Lanes(float_lanes());
+  const auto strips = static_cast<std::int64_t>((dim + chunks * two - 1) / (chunks * two));
+  const std::int64_t lines = next.for_each_of(strips * block_keys / 8);
+  std::size_t first = 0;
+  for (; first + chunks * two <= dim; first += chunks * two)
+    add_value_strip<rows, chunks>(these, values, stride, first, weights, rescale, next, lines, whole{});
+  for (; first + two <= dim; first += two)
+    add_value_strip<rows, 1>(these, values, stride, first, weights, rescale, next, lines, whole{});
+  if (first < dim)
+    add_value_strip<rows, 1>(these, values, stride, first, weights, rescale, next, lines, part{dim - first});
+}
+
+/// Some query rows with one KV head's keys of one block of a split.
+template <std::size_t rows, class T>
+HWY_NOINLINE void attend_rows(const few_queries& few, const query_rows& these, const T* keys, const T* values,
+                              next_block<T>& next_keys, next_block<T>& next_values) {
+  const auto dim = static_cast<std::size_t>(few.q.dim);
+  alignas(64) float scores[block_keys * rows_at_once];
+  alignas(16) float rescale[rows_at_once];
+  score_block<rows>(these, keys, few.keys.stride, dim, few.scale, scores, next_keys);
+  soften<rows>(these, scores, rescale);
+  add_values<rows>(these, values, few.values.stride, dim, scores, rescale, next_values);
 }
 
 /// One KV head's keys of one block of a split.
@@ -256,41 +417,41 @@ void attend_block_as(const few_queries& few, const head_range& heads, std::int64
                      std::int64_t block, std::int64_t last) {
   const int group = few.q.heads / few.keys.heads;
   const std::int64_t rows = few.q.tokens * group;
-  const auto dim = static_cast<std::size_t>(few.q.dim);
   const std::int64_t count = std::min(block_keys, last - block);
-  const auto row_at = [&](std::int64_t index, float* scores) {
-    const std::int64_t query = index / group;
-    const std::int64_t head = kv_head * group + index % group;
-    const std::int64_t place = few.row(split, query, head);
-    const std::int64_t seen = few.mask.causal ? few.mask.first_query + query + 1 - block : count;
-    return query_row<T>{head_of<T>(few.q, query, head),
-                        few.sums + place * few.q.dim,
-                        few.weights + place,
-                        few.largest + place,
-                        std::clamp<std::int64_t>(seen, 0, count),
-                        scores};
-  };
   const auto next_of = [&](const head_matrix& m) {
     const std::int64_t next_count = std::min(block_keys, last - block - count);
-    return next_block<T>{next_count > 0 ? head_of<T>(m, block + count, heads.first) : nullptr, m.stride, next_count,
-                         heads.count, kv_head - heads.first};
+    const T* const next = head_of<T>(m, next_count > 0 ? block + count : block, heads.first);
+    return next_block<T>(next, m.stride, std::max<std::int64_t>(next_count, 0), heads.count * m.dim, heads.count,
+                         kv_head - heads.first);
   };
   next_block<T> next_keys = next_of(few.keys);
   next_block<T> next_values = next_of(few.values);
-  alignas(64) float scores[2][block_keys];
-  for (std::int64_t index = 0; index < rows; index += 2) {
-    const auto a = row_at(index, scores[0]);
-    // An odd row is paired with itself: both write the same.
-    const bool paired = index + 1 < rows;
-    const auto b = paired ? row_at(index + 1, scores[1]) : a;
-    const std::int64_t visible = std::max(a.visible, b.visible);
-    if (visible == 0) continue;
-    score_block(a, b, head_of<T>(few.keys, block, kv_head), few.keys.stride, visible, dim, few.scale, next_keys);
-    const float rescale_a = soften(a);
-    const float rescale_b = paired ? soften(b) : rescale_a;
-    add_values(a, b, rescale_a, rescale_b, head_of<T>(few.values, block, kv_head), few.values.stride, visible, dim,
-               next_values);
-    next_keys.count = next_values.count = 0;
+  const T* const keys = head_of<T>(few.keys, block, kv_head);
+  const T* const values = head_of<T>(few.values, block, kv_head);
+  for (std::int64_t index = 0; index < rows; index += rows_at_once) {
+    const std::int64_t together = std::min(rows_at_once, rows - index);
+    query_rows these{};
+    for (std::int64_t r = 0; r < together; ++r) {
+      const std::int64_t query = (index + r) / group;
+      const std::int64_t head = kv_head * group + (index + r) % group;
+      const std::int64_t place = few.row(split, query, head);
+      const std::int64_t seen = few.mask.causal ? few.mask.first_query + query + 1 - block : count;
+      these.q[r] = few.widened + (query * few.q.heads + head) * few.width();
+      these.sums[r] = few.sums + place * few.width();
+      these.weight[r] = few.weights + place;
+      these.largest[r] = few.largest + place;
+      these.visible[r] = std::clamp<std::int64_t>(seen, 0, count);
+      these.most_visible = std::max(these.most_visible, these.visible[r]);
+    }
+    if (these.most_visible == 0) continue;
+    switch (together) {
+      case 1: attend_rows<1>(few, these, keys, values, next_keys, next_values); break;
+      case 2: attend_rows<2>(few, these, keys, values, next_keys, next_values); break;
+      case 3: attend_rows<3>(few, these, keys, values, next_keys, next_values); break;
+      default: attend_rows<4>(few, these, keys, values, next_keys, next_values);
+    }
+    next_keys.ask_no_more();
+    next_values.ask_no_more();
   }
 }
 
@@ -300,7 +461,7 @@ void attend_split_as(const few_queries& few, const head_range& heads, std::int64
   const int group = few.q.heads / few.keys.heads;
   for (std::int64_t query = 0; query < few.q.tokens; ++query) {
     const std::int64_t first = few.row(split, query, heads.first * group);
-    std::fill_n(few.sums + first * few.q.dim, heads.count * group * few.q.dim, 0.0f);
+    std::fill_n(few.sums + first * few.width(), heads.count * group * few.width(), 0.0f);
     std::fill_n(few.weights + first, heads.count * group, 0.0f);
     std::fill_n(few.largest + first, heads.count * group, -infinity);
   }
@@ -309,6 +470,58 @@ void attend_split_as(const few_queries& few, const head_range& heads, std::int64
     for (std::int64_t head = heads.first; head < heads.first + heads.count; ++head) {
       attend_block_as<T>(few, heads, head, split, block, last);
     }
+  }
+}
+
+template <class T>
+void widen_as(const few_queries& few) {
+  const float_lanes d;
+  const auto dim = static_cast<std::size_t>(few.q.dim);
+  float* to = few.widened;
+  for (std::int64_t query = 0; query < few.q.tokens; ++query) {
+    for (std::int64_t head = 0; head < few.q.heads; ++head, to += few.width()) {
+      const T* const from = head_of<T>(few.q, query, head);
+      for_two_vectors(dim, [&](std::size_t i, auto lanes) HWY_ATTR {
+        float_vector low, high;
+        load_two(d, from + i, lanes, low, high);
+        hn::StoreU(low, d, to + i);
+        hn::StoreU(high, d, to + i + hn::Lanes(d));
+      });
+    }
+  }
+}
+
+template <class T>
+void combine_as(const few_queries& few, std::int64_t query, std::int64_t head) {
+  const float_lanes d;
+  float* const out = head_of<float>(few.out, query, head);
+  float largest = -infinity;
+  for (std::int64_t split = 0; split < few.splits(); ++split) {
+    largest = std::max(largest, few.largest[few.row(split, query, head)]);
+  }
+  // From now on the splits' weights are what their sums count.
+  float total = 0;
+  for (std::int64_t split = 0; split < few.splits(); ++split) {
+    const std::int64_t row = few.row(split, query, head);
+    const float weight = few.weights[row] == 0 ? 0.0f : std::exp(few.largest[row] - largest);
+    total += weight * few.weights[row];
+    few.weights[row] = weight;
+  }
+  row_of<float>(few.log_sum_exp, query)[head] = total > 0 ? largest + std::log(total) : -infinity;
+  const auto scale = hn::Set(d, total > 0 ? 1 / total : 0.0f);
+  const auto dim = static_cast<std::size_t>(few.out.dim);
+  for (std::size_t i = 0; i < dim; i += 2 * hn::Lanes(d)) {
+    auto low = hn::Zero(d);
+    auto high = low;
+    for (std::int64_t split = 0; split < few.splits(); ++split) {
+      const std::int64_t row = few.row(split, query, head);
+      if (few.weights[row] == 0) continue;
+      const auto weight = hn::Set(d, few.weights[row]);
+      const float* const sums = few.sums + row * few.width() + i;
+      low = hn::MulAdd(weight, hn::LoadU(d, sums), low);
+      high = hn::MulAdd(weight, hn::LoadU(d, sums + hn::Lanes(d)), high);
+    }
+    store_in_order<T>(d, hn::Mul(low, scale), hn::Mul(high, scale), std::min(dim - i, 2 * hn::Lanes(d)), out + i);
   }
 }
 
@@ -351,31 +564,21 @@ void attend_split(const few_queries& few, const head_range& heads, std::int64_t 
   }
 }
 
+void widen_queries(const few_queries& few) {
+  if (few.q.type == element_type::f32) {
+    widen_as<float>(few);
+  } else {
+    widen_as<std::uint16_t>(few);
+  }
+}
+
 /// The results of one query and head out of those of its splits, in their order.
 void combine_splits(const few_queries& few, std::int64_t query, std::int64_t head) {
-  const float_lanes d;
-  float* out = head_of<float>(few.out, query, head);
-  float largest = -infinity;
-  for (std::int64_t split = 0; split < few.splits(); ++split) {
-    largest = std::max(largest, few.largest[few.row(split, query, head)]);
+  if (few.q.type == element_type::f32) {
+    combine_as<float>(few, query, head);
+  } else {
+    combine_as<std::uint16_t>(few, query, head);
   }
-  std::fill_n(out, few.out.dim, 0.0f);
-  float total = 0;
-  for (std::int64_t split = 0; split < few.splits(); ++split) {
-    const std::int64_t row = few.row(split, query, head);
-    if (few.weights[row] == 0) continue;
-    const float weight = std::exp(few.largest[row] - largest);
-    total += weight * few.weights[row];
-    const float* sums = few.sums + row * few.q.dim;
-    for_vectors(static_cast<std::size_t>(few.out.dim), [&](std::size_t i, auto lanes) HWY_ATTR {
-      store(d, hn::MulAdd(hn::Set(d, weight), load(d, sums + i, lanes), load(d, out + i, lanes)), out + i, lanes);
-    });
-  }
-  row_of<float>(few.log_sum_exp, query)[head] = total > 0 ? largest + std::log(total) : -infinity;
-  const auto scale = hn::Set(d, total > 0 ? 1 / total : 0.0f);
-  for_vectors(static_cast<std::size_t>(few.out.dim), [&](std::size_t i, auto lanes) HWY_ATTR {
-    store(d, hn::Mul(load(d, out + i, lanes), scale), out + i, lanes);
-  });
 }
 
 void merge_rows(std::span<const head_matrix> parts, std::span<const matrix> lse, const head_matrix& out,
@@ -393,13 +596,14 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace baton::cpu {
 
+HWY_EXPORT(widen_queries);
 HWY_EXPORT(attend_split);
 HWY_EXPORT(combine_splits);
 HWY_EXPORT(merge_rows);
 
 std::size_t decode_attention_workspace_bytes(std::int64_t keys, int heads, int dim) {
-  const std::int64_t rows = splits_of(keys) * pass_queries * heads;
-  return static_cast<std::size_t>(rows * (dim + 2)) * sizeof(float);
+  const std::int64_t rows = pass_queries * heads;
+  return static_cast<std::size_t>(rows * padded(dim) + splits_of(keys) * rows * (padded(dim) + 2)) * sizeof(float);
 }
 
 void attend_few(thread_pool& pool, const head_matrix& q, const head_matrix& keys, const head_matrix& values,
@@ -421,7 +625,8 @@ void attend_few(thread_pool& pool, const head_matrix& q, const head_matrix& keys
     const std::int64_t splits = splits_of(mask.keys);
     const std::int64_t rows = splits * count * q.heads;
     const std::int64_t head_numbers = 2 * std::min(mask.keys, split_keys) * q.dim * count;
-    auto* sums = reinterpret_cast<float*>(workspace);
+    auto* widened = reinterpret_cast<float*>(workspace);
+    auto* sums = widened + count * q.heads * padded(q.dim);
     const few_queries few{q.slice(first, count),
                           keys,
                           values,
@@ -429,9 +634,11 @@ void attend_few(thread_pool& pool, const head_matrix& q, const head_matrix& keys
                           scale,
                           out.slice(first, count),
                           log_sum_exp.slice_rows(first, count),
+                          widened,
                           sums,
-                          sums + rows * q.dim,
-                          sums + rows * (q.dim + 1)};
+                          sums + rows * padded(q.dim),
+                          sums + rows * (padded(q.dim) + 1)};
+    HWY_DYNAMIC_DISPATCH(widen_queries)(few);
     // A token's heads lie side by side: a thread takes as many of them as leave work for every thread. A head's result does
     // not depend on the others.
     const std::int64_t together = std::clamp<std::int64_t>(splits * keys.heads / (2 * pool.size()), 1, keys.heads);

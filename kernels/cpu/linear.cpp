@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "kernels/cpu/convert.hpp"
+#include "kernels/cpu/few_rows.hpp"
 #include "kernels/cpu/isa.hpp"
 #include "kernels/cpu/launch.hpp"
 #include "kernels/random_weight.hpp"
@@ -31,7 +32,13 @@ class linear_layers::packed final : public packed_weights {
         inputs_(inputs),
         type_(type),
         full_bytes_(outputs >= panel_columns ? weight_format(inputs, panel_columns, type).bytes() : 0),
-        memory_(bytes_for(outputs, inputs, type), pages_taken::when_written) {}
+        memory_(bytes_for(outputs, inputs, type), pages_taken::when_written) {
+    const auto lies = [&](std::int64_t columns) {
+      return column_blocks_of(weight_format(inputs, columns, type).layout());
+    };
+    last_lies_ = lies(columns_of(panels() - 1));
+    full_lies_ = panels() > 1 ? lies(panel_columns) : last_lies_;
+  }
 
   static std::size_t bytes_for(std::int64_t outputs, std::int64_t inputs, element_type type) {
     const auto full = static_cast<std::size_t>(outputs / panel_columns);
@@ -52,6 +59,14 @@ class linear_layers::packed final : public packed_weights {
   [[nodiscard]] std::int64_t columns_of(std::int64_t panel) const {
     return std::min(panel_columns, outputs_ - panel * panel_columns);
   }
+  /// Whether panels lie as multiply_few_rows reads them.
+  [[nodiscard]] bool few_rows() const {
+    return full_lies_ && last_lies_ && full_lies_->padded_inputs() == last_lies_->padded_inputs();
+  }
+  /// Where few_rows.
+  [[nodiscard]] const column_blocks& lies(std::int64_t panel) const {
+    return panel == panels() - 1 ? *last_lies_ : *full_lies_;
+  }
 
  private:
   std::int64_t outputs_;
@@ -59,7 +74,16 @@ class linear_layers::packed final : public packed_weights {
   element_type type_;
   std::size_t full_bytes_;
   host_memory memory_;
+  std::optional<column_blocks> full_lies_;
+  std::optional<column_blocks> last_lies_;
 };
+
+namespace {
+
+/// Without AMX oneDNN's products for AVX-512 give a row the same bits among few as among many, and get nearly all of the bandwidth.
+bool own_few_rows() { return !effective_isa().name.starts_with("avx512"); }
+
+}  // namespace
 
 linear_layers::linear_layers(thread_pool& pool, element_type activations)
     : pool_(pool),
@@ -236,6 +260,9 @@ void linear_layers::run(const matrix& x, const packed_weights& w, const float* b
           "outputs for each row of inputs, of the weights' height");
   require(out.type == activations_ || out.type == element_type::f32, "linear", "outputs in activation type or fp32");
   if (x.rows == 0) return;
+  if (x.rows <= few_rows_max && own_few_rows() && weights->few_rows()) {
+    return run_few(x, *weights, bias, out, accumulate);
+  }
   reserve_scratch(x.columns);
   // A sum is rounded once, so its product is not; and without bf16 arithmetic there are no bf16 products.
   const element_type product_type = accumulate                    ? element_type::f32
@@ -277,6 +304,38 @@ void linear_layers::run(const matrix& x, const packed_weights& w, const float* b
       add(product, out_tile);
     } else {
       convert(product, out_tile);
+    }
+  });
+}
+
+/// Every thread streams neighbouring columns' weights; several pieces for each, for one may be held up.
+void linear_layers::run_few(const matrix& x, const packed& weights, const float* bias, const matrix& out,
+                            bool accumulate) {
+  constexpr std::int64_t pieces_per_thread = 4;
+  constexpr std::int64_t alone_weights = 1 << 16;
+  const std::int64_t inputs = weights.lies(0).padded_inputs();
+  if (static_cast<std::int64_t>(few_x_.size()) < few_rows_max * inputs) {
+    few_x_.resize(static_cast<std::size_t>(few_rows_max * inputs));
+  }
+  for (std::int64_t row = 0; row < x.rows; ++row) {
+    float* const wide = few_x_.data() + row * inputs;
+    convert(x.slice_rows(row, 1), dense(wide, element_type::f32, 1, x.columns));
+    std::fill(wide + x.columns, wide + inputs, 0.0f);
+  }
+  // Whole panels, whose weights lie together, where there are enough of them.
+  const std::int64_t unit = weights.panels() >= 2 * pool_.size() ? panel_columns : panel_columns / 4;
+  const std::int64_t units = tiles_of(out.columns, unit);
+  const std::int64_t pieces =
+      out.columns * inputs <= alone_weights ? 1 : std::min(units, pieces_per_thread * pool_.size());
+  pool_.parallel_for(pieces, [&](std::int64_t piece, int) {
+    const std::int64_t end = std::min(units * (piece + 1) / pieces * unit, out.columns);
+    for (std::int64_t column = units * piece / pieces * unit; column < end;) {
+      const std::int64_t panel = column / panel_columns;
+      const std::int64_t first = column % panel_columns;
+      const std::int64_t count = std::min(panel_columns - first, end - column);
+      multiply_few_rows(weights.lies(panel), weights.panel(panel), first, few_x_.data(),
+                        bias == nullptr ? nullptr : bias + column, out.slice_columns(column, count), accumulate);
+      column += count;
     }
   });
 }

@@ -13,7 +13,8 @@ namespace baton::cpu {
 
 /// Linear layers on packed weights. The product is cut into fixed tiles, rows by column panels, and each tile is one
 /// matmul of one thread, so that results do not depend on the number of threads. With AVX-512 a row's result does not
-/// depend on the other rows of the call either; oneDNN's matmuls for AMX and AVX2 do not promise that.
+/// depend on the other rows of the call either; oneDNN's matmuls for AMX and AVX2 do not promise that, and there up to four rows are
+/// multiplied by an own kernel (few_rows.hpp), which gives a row the same bits beside any others of its kind.
 ///
 /// `run` is called by the device's compute thread, `pack` by it or before it runs, `packed_bytes` by any thread.
 class linear_layers {
@@ -42,6 +43,7 @@ class linear_layers {
   };
 
   void reserve_scratch(std::int64_t inputs);
+  void run_few(const matrix& x, const packed& weights, const float* bias, const matrix& out, bool accumulate);
   tile tile_from(std::int64_t first, std::int64_t rows_left, const packed& weights, element_type product_type,
                  bool with_bias);
 
@@ -50,6 +52,7 @@ class linear_layers {
   element_type arithmetic_;  // fp32 where the CPU cannot multiply bf16
   matmul_cache matmuls_;
   std::vector<scratch> scratch_;  // one per thread
+  std::vector<float> few_x_;      // (4, padded inputs)
 };
 
 }  // namespace baton::cpu

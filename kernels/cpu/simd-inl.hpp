@@ -9,6 +9,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "hwy/highway.h"
 
@@ -103,6 +105,45 @@ HWY_INLINE void map_to(T* to, std::size_t count, Value&& value) {
   std::size_t i = 0;
   for (; i + 2 * step <= count; i += 2 * step) store_two(d, value(i, whole{}), value(i + step, whole{}), to + i);
   for_vectors(count - i, [&](std::size_t j, auto lanes) HWY_ATTR { store(d, value(i + j, lanes), to + i + j, lanes); });
+}
+
+/// body(0), body(1), ... body(count - 1) with constants, so that what they index stays in registers.
+template <std::size_t count, class Body>
+HWY_INLINE void unrolled(Body&& body) {
+  [&]<std::size_t... i>(std::index_sequence<i...>) HWY_ATTR { (body(std::integral_constant<std::size_t, i>{}), ...); }
+  (std::make_index_sequence<count>{});
+}
+
+/// As map_to, but what is written goes to memory past the caches, which saves reading it first: for results that no cache holds until
+/// they are read. `to` starts at a multiple of 64 bytes. Others see them after hwy::FlushStream.
+template <class T, class Value>
+HWY_INLINE void map_past_cache(T* to, std::size_t count, Value&& value) {
+  const float_lanes d;
+  const std::size_t step = hn::Lanes(d);
+  alignas(64) T buffer[2 * hn::MaxLanes(float_lanes())];
+  const hn::ScalableTag<T> all;
+  std::size_t i = 0;
+  for (; i + 2 * step <= count; i += 2 * step) {
+    store_two(d, value(i, whole{}), value(i + step, whole{}), buffer);
+    for (std::size_t j = 0; j < 2 * step; j += hn::Lanes(all)) hn::Stream(hn::Load(all, buffer + j), all, to + i + j);
+  }
+  for_vectors(count - i, [&](std::size_t j, auto lanes) HWY_ATTR { store(d, value(i + j, lanes), to + i + j, lanes); });
+}
+
+/// 2^(x factor), where that is a normal number. Relative error below 1e-6, as in online_softmax.cpp.
+HWY_INLINE float_vector power_of_two_of(float_lanes d, float_vector x, float_vector factor) {
+  const hn::RebindToSigned<float_lanes> di;
+  constexpr float round = 0x1.8p23f;  // added, it leaves no place for a fraction: the exponent stands in the low bits
+  const auto rounded = hn::MulAdd(x, factor, hn::Set(d, round));
+  const auto rest = hn::MulSub(x, factor, hn::Sub(rounded, hn::Set(d, round)));
+  auto power = hn::Set(d, 0x1.5c08e6p-10f);
+  power = hn::MulAdd(power, rest, hn::Set(d, 0x1.3d0c52p-7f));
+  power = hn::MulAdd(power, rest, hn::Set(d, 0x1.c6b6e4p-5f));
+  power = hn::MulAdd(power, rest, hn::Set(d, 0x1.ebf918p-3f));
+  power = hn::MulAdd(power, rest, hn::Set(d, 0x1.62e428p-1f));
+  power = hn::MulAdd(power, rest, hn::Set(d, 0x1.000002p+0f));
+  const auto shifted = hn::ShiftLeft<23>(hn::BitCast(di, rounded));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, power), shifted));
 }
 
 HWY_INLINE float sum_of(float_lanes d, float_vector v) { return hn::GetLane(hn::SumOfLanes(d, v)); }

@@ -1,25 +1,54 @@
 #include "kernels/cpu/token_wise.hpp"
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <numbers>
 
+#include <hwy/cache_control.h>
+
 #include "kernels/cpu/launch.hpp"
+
+#ifndef BATON_KERNELS_CPU_TOKEN_WISE_ONCE
+#define BATON_KERNELS_CPU_TOKEN_WISE_ONCE
+
+namespace baton::cpu {
+namespace {
+
+/// Where results are written to.
+enum class written : std::uint8_t {
+  as_usual,    ///< into the caches, from where the next kernel reads them
+  past_cache,  ///< to memory: there are more than a cache keeps
+};
+
+}  // namespace
+}  // namespace baton::cpu
+
+#endif  // BATON_KERNELS_CPU_TOKEN_WISE_ONCE
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/token_wise.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h:
-#include "hwy/contrib/math/math-inl.h"
 #include "kernels/cpu/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace baton::cpu::HWY_NAMESPACE {
 namespace {
 
+/// to[i] = value(i, whole or part) for [0, count).
+template <class T, class Value>
+HWY_INLINE void map_row(T* to, std::size_t count, written where, Value&& value) {
+  if (where == written::past_cache && reinterpret_cast<std::uintptr_t>(to) % 64 == 0) {
+    map_past_cache(to, count, value);
+  } else {
+    map_to(to, count, value);
+  }
+}
+
 template <class T>
 void rms_norm_as(const matrix& x, const float* weight, float eps, const matrix& out, std::int64_t first,
-                 std::int64_t count) {
+                 std::int64_t count, written where) {
   const float_lanes d;
   const auto columns = static_cast<std::size_t>(x.columns);
   for (std::int64_t row = first; row < first + count; ++row) {
@@ -27,40 +56,28 @@ void rms_norm_as(const matrix& x, const float* weight, float eps, const matrix& 
     T* to = row_of<T>(out, row);
     const float mean = dot(from, from, columns) / static_cast<float>(columns);
     const auto scale = hn::Set(d, 1.0f / std::sqrt(mean + eps));
-    map_to(to, columns, [&](std::size_t i, auto lanes) HWY_ATTR {
+    map_row(to, columns, where, [&](std::size_t i, auto lanes) HWY_ATTR {
       return hn::Mul(hn::Mul(load(d, from + i, lanes), scale), load(d, weight + i, lanes));
     });
   }
 }
 
 /// x / (1 + e^-x). The power is 2^t with t = -x log2(e), cut where it would overflow or add nothing to 1: there silu is 0, or x, to within
-/// fp32's smallest normal numbers. Relative error of the power below 1e-6, as in online_softmax.cpp.
+/// fp32's smallest normal numbers.
 HWY_INLINE float_vector silu_of(float_lanes d, float_vector x) {
-  const hn::RebindToSigned<float_lanes> di;
-  constexpr float round = 0x1.8p23f;  // added, it leaves no place for a fraction: the exponent stands in the low bits
-  const auto log2e = hn::Set(d, -std::numbers::log2e_v<float>);
   const auto bounded = hn::Min(hn::Max(x, hn::Set(d, -86.0f)), hn::Set(d, 86.0f));
-  const auto rounded = hn::MulAdd(bounded, log2e, hn::Set(d, round));
-  const auto rest = hn::MulSub(bounded, log2e, hn::Sub(rounded, hn::Set(d, round)));
-  auto power = hn::Set(d, 0x1.5c08e6p-10f);
-  power = hn::MulAdd(power, rest, hn::Set(d, 0x1.3d0c52p-7f));
-  power = hn::MulAdd(power, rest, hn::Set(d, 0x1.c6b6e4p-5f));
-  power = hn::MulAdd(power, rest, hn::Set(d, 0x1.ebf918p-3f));
-  power = hn::MulAdd(power, rest, hn::Set(d, 0x1.62e428p-1f));
-  power = hn::MulAdd(power, rest, hn::Set(d, 0x1.000002p+0f));
-  const auto shifted = hn::ShiftLeft<23>(hn::BitCast(di, rounded));
-  const auto raised = hn::BitCast(d, hn::Add(hn::BitCast(di, power), shifted));
+  const auto raised = power_of_two_of(d, bounded, hn::Set(d, -std::numbers::log2e_v<float>));
   return hn::Div(x, hn::Add(hn::Set(d, 1.0f), raised));
 }
 
 template <class T>
-void swiglu_as(const matrix& gate_up, const matrix& out, std::int64_t first, std::int64_t count) {
+void swiglu_as(const matrix& gate_up, const matrix& out, std::int64_t first, std::int64_t count, written where) {
   const float_lanes d;
   for (std::int64_t row = first; row < first + count; ++row) {
     const T* gate = row_of<T>(gate_up, row);
     const T* up = gate + out.columns;
     T* to = row_of<T>(out, row);
-    map_to(to, static_cast<std::size_t>(out.columns), [&](std::size_t i, auto lanes) HWY_ATTR {
+    map_row(to, static_cast<std::size_t>(out.columns), where, [&](std::size_t i, auto lanes) HWY_ATTR {
       return hn::Mul(silu_of(d, load(d, gate + i, lanes)), load(d, up + i, lanes));
     });
   }
@@ -90,19 +107,19 @@ void convert_as(const matrix& from, const matrix& to, std::int64_t first, std::i
 }  // namespace
 
 void rms_norm_rows(const matrix& x, const float* weight, float eps, const matrix& out, std::int64_t first,
-                   std::int64_t count) {
+                   std::int64_t count, written where) {
   if (x.type == element_type::f32) {
-    rms_norm_as<float>(x, weight, eps, out, first, count);
+    rms_norm_as<float>(x, weight, eps, out, first, count, where);
   } else {
-    rms_norm_as<std::uint16_t>(x, weight, eps, out, first, count);
+    rms_norm_as<std::uint16_t>(x, weight, eps, out, first, count, where);
   }
 }
 
-void swiglu_rows(const matrix& gate_up, const matrix& out, std::int64_t first, std::int64_t count) {
+void swiglu_rows(const matrix& gate_up, const matrix& out, std::int64_t first, std::int64_t count, written where) {
   if (out.type == element_type::f32) {
-    swiglu_as<float>(gate_up, out, first, count);
+    swiglu_as<float>(gate_up, out, first, count, where);
   } else {
-    swiglu_as<std::uint16_t>(gate_up, out, first, count);
+    swiglu_as<std::uint16_t>(gate_up, out, first, count, where);
   }
 }
 
@@ -133,6 +150,17 @@ HWY_EXPORT(swiglu_rows);
 HWY_EXPORT(silu_rows);
 HWY_EXPORT(convert_rows);
 
+namespace {
+
+/// A chunk's results stay in a cache until the next kernel reads them. More than this would leave it before, and each line of them would
+/// have been read from memory only to be written over.
+written where_to(const matrix& out) {
+  constexpr std::int64_t most_cached_bytes = 32 << 20;
+  return out.rows * out.columns * bytes_of(out.type) >= most_cached_bytes ? written::past_cache : written::as_usual;
+}
+
+}  // namespace
+
 void embed(thread_pool& pool, const matrix& table, const std::int32_t* ids, const matrix& out) {
   require(table.type == out.type && table.columns == out.columns, "embed", "rows like those of the table");
   const auto bytes = static_cast<std::size_t>(out.columns * bytes_of(out.type));
@@ -147,16 +175,20 @@ void embed(thread_pool& pool, const matrix& table, const std::int32_t* ids, cons
 
 void rms_norm(thread_pool& pool, const matrix& x, const float* weight, float eps, const matrix& out) {
   require(x.type == out.type && x.rows == out.rows && x.columns == out.columns, "rms_norm", "an output like its input");
+  const written where = where_to(out);
   for_rows(pool, x.rows, x.columns, [&](std::int64_t first, std::int64_t count) {
-    HWY_DYNAMIC_DISPATCH(rms_norm_rows)(x, weight, eps, out, first, count);
+    HWY_DYNAMIC_DISPATCH(rms_norm_rows)(x, weight, eps, out, first, count, where);
+    if (where == written::past_cache) hwy::FlushStream();
   });
 }
 
 void swiglu(thread_pool& pool, const matrix& gate_up, const matrix& out) {
   require(gate_up.type == out.type && gate_up.rows == out.rows && gate_up.columns == 2 * out.columns, "swiglu",
           "gate and up side by side, each as wide as the output");
+  const written where = where_to(out);
   for_rows(pool, out.rows, gate_up.columns, [&](std::int64_t first, std::int64_t count) {
-    HWY_DYNAMIC_DISPATCH(swiglu_rows)(gate_up, out, first, count);
+    HWY_DYNAMIC_DISPATCH(swiglu_rows)(gate_up, out, first, count, where);
+    if (where == written::past_cache) hwy::FlushStream();
   });
 }
 

@@ -105,7 +105,8 @@ TEST_P(decode_attention, equals_softmax_over_all_keys) {
   for (const sizes& s :
        {sizes{1, 4, 2, 64, 1000}, sizes{1, 1, 1, 1, 5}, sizes{1, 3, 1, 20, 63}, sizes{2, 5, 5, 32, 64},
         sizes{3, 2, 1, 72, 65}, sizes{1, 8, 1, 128, 1023}, sizes{1, 2, 1, 33, 1024}, sizes{1, 3, 3, 16, 1025},
-        sizes{2, 6, 2, 8, 2500}, sizes{17, 2, 2, 8, 70}, sizes{33, 3, 1, 4, 1}}) {
+        sizes{2, 6, 2, 8, 2500}, sizes{17, 2, 2, 8, 70}, sizes{33, 3, 1, 4, 1}, sizes{1, 7, 1, 48, 300},
+        sizes{2, 10, 2, 100, 130}, sizes{1, 6, 3, 96, 67}}) {
     SCOPED_TRACE(::testing::Message() << s.queries << " queries, " << s.keys << " keys, dim " << s.dim);
     inputs in(type(), s);
     const attention_mask mask{false, s.keys, 0};

@@ -53,7 +53,8 @@ struct sizes {
 };
 
 constexpr std::array all_sizes{sizes{1, 1, 1},      sizes{1, 64, 300},   sizes{5, 31, 7},     sizes{37, 64, 257},
-                               sizes{256, 80, 256}, sizes{290, 77, 513}, sizes{600, 128, 40}, sizes{33, 1001, 130}};
+                               sizes{256, 80, 256}, sizes{290, 77, 513}, sizes{600, 128, 40}, sizes{33, 1001, 130},
+                               sizes{1, 513, 700},  sizes{2, 77, 1300},  sizes{3, 1024, 257}, sizes{4, 130, 1025}};
 
 struct inputs {
   inputs(element_type type, const sizes& s) : x(type, s.rows, s.inputs, 3), weights(type, s.outputs, s.inputs) {
@@ -274,15 +275,16 @@ TEST(random_weights, are_spread_evenly_over_their_range_and_differ_from_seed_to_
 }
 
 TEST_P(linear, gives_the_same_bits_with_any_number_of_threads) {
-  const sizes s{600, 70, 600};
-  const inputs in(type(), s);
-  expect_same_bits_with_any_threads([&](cpu::thread_pool& some) {
-    cpu::linear_layers own(some, type());
-    const auto packed = own.pack(std::array{host(in.weights)});
-    kernel_buffer out(type(), s.rows, s.outputs);
-    own.run(in.x.view(), *packed, nullptr, out.view(), false);
-    return out.bytes();
-  });
+  for (const sizes& s : {sizes{600, 70, 600}, sizes{1, 300, 1100}, sizes{3, 64, 2000}}) {
+    const inputs in(type(), s);
+    expect_same_bits_with_any_threads([&](cpu::thread_pool& some) {
+      cpu::linear_layers own(some, type());
+      const auto packed = own.pack(std::array{host(in.weights)});
+      kernel_buffer out(type(), s.rows, s.outputs);
+      own.run(in.x.view(), *packed, nullptr, out.view(), false);
+      return out.bytes();
+    });
+  }
 }
 
 TEST_P(linear, gives_a_row_the_same_bits_whatever_rows_stand_beside_it) {

@@ -3,12 +3,14 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "kernels/cpu/memory.hpp"
 #include "kernels/fault.hpp"
 #include "tests/support/kernel_buffer.hpp"
 #include "tests/support/kernel_test.hpp"
@@ -38,6 +40,41 @@ TEST_P(token_wise, refuses_ids_outside_the_table) {
   table.fill_random(1);
   kernel_buffer out(type(), 1, 4);
   for (const std::int32_t id : {-1, 3}) EXPECT_THROW(cpu::embed(pool, table.view(), &id, out.view()), fault);
+}
+
+TEST_P(token_wise, gives_the_same_bits_where_there_are_more_results_than_a_cache_keeps) {
+  constexpr std::int64_t columns = 1000;
+  constexpr std::int64_t stride = 1024;
+  constexpr std::int64_t results_bytes = 33 << 20;
+  const auto bytes = static_cast<std::size_t>(columns * bytes_of(type()));
+  const auto stride_bytes = static_cast<std::size_t>(stride * bytes_of(type()));
+  const std::int64_t rows = results_bytes / static_cast<std::int64_t>(bytes);
+  kernel_buffer x(type(), 1, 2 * columns);
+  x.fill_random(7);
+  const std::vector<float> weight(columns, 0.75F);
+  const cpu::host_memory memory(static_cast<std::size_t>(rows) * stride_bytes);
+  const std::vector<std::byte> zero(stride_bytes - bytes);
+  const auto expect_each_row = [&](const char* kernel, const auto& compute) {
+    SCOPED_TRACE(kernel);
+    kernel_buffer alone(type(), 1, columns);
+    compute(1, alone.view());
+    compute(rows, matrix{memory.data(), type(), rows, columns, stride});
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::byte* const at = memory.data() + static_cast<std::size_t>(row) * stride_bytes;
+      ASSERT_EQ(std::memcmp(at, alone.bytes().data(), bytes), 0) << "row " << row;
+      if (row + 1 == rows) break;
+      ASSERT_EQ(std::memcmp(at + bytes, zero.data(), zero.size()), 0) << "behind row " << row;
+    }
+  };
+  // All rows of the input are one.
+  const auto norm = [&](std::int64_t count, const matrix& out) {
+    cpu::rms_norm(pool, {x.view().data, type(), count, columns, 0}, weight.data(), 1e-5f, out);
+  };
+  const auto gated = [&](std::int64_t count, const matrix& out) {
+    cpu::swiglu(pool, {x.view().data, type(), count, 2 * columns, 0}, out);
+  };
+  expect_each_row("rms_norm", norm);
+  expect_each_row("swiglu", gated);
 }
 
 TEST_P(token_wise, normalises_by_the_root_mean_square) {
