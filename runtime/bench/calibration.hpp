@@ -12,7 +12,8 @@
 namespace baton {
 
 /// Measures a device's rates for a model of these sizes in a few seconds: passes of one layer of such a model (of eight on a GPU, which
-/// is slower under steady load), whose weights are drawn, over documents of some lengths; the best of several runs. Throws fault(out_of_memory). No other pass may run on the device.
+/// is slower under steady load), whose weights are drawn, over documents of some lengths, in short chunks and in full ones; the best of
+/// several runs. Throws fault(out_of_memory). No other pass may run on the device.
 /// `longest_s`: what a single pass may take; the longer, the better are pairs told apart from tokens.
 device_rates calibrate(backend& kernels, const model_config& model, std::int64_t retaining_width,
                        std::int64_t chunk_tokens, double longest_s = 0.7);

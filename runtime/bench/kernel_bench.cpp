@@ -30,11 +30,26 @@ class kernel_stopwatch {
     const auto weights = k_.pack_random(outputs, inputs, 1, 0.1F);
     const auto x = random(rows, inputs, type_);
     const auto out = zero(rows, outputs, type_);
-    const double work = 2.0 * real(rows) * real(inputs) * real(outputs);
-    // Of few rows, reading the weights is the work.
-    const double bytes = rows < 16 ? real(static_cast<std::int64_t>(weights->bytes())) : 0;
-    time(added ? "linear, added" : "linear", fmt::format("{} x {} x {}", rows, inputs, outputs), bytes > 0 ? 0 : work,
-         bytes, [&] { k_.linear(*queue_, x.view, *weights, nullptr, out.view, added); });
+    time(added ? "linear, added" : "linear", fmt::format("{} x {} x {}", rows, inputs, outputs),
+         2.0 * real(rows) * real(inputs) * real(outputs), 0,
+         [&] { k_.linear(*queue_, x.view, *weights, nullptr, out.view, added); });
+  }
+
+  /// Of so few rows that reading the weights is the work: by as many layers' weights one after another as no cache holds.
+  void few_rows(std::int64_t rows, std::int64_t inputs, std::int64_t outputs, std::int64_t weights_bytes) {
+    if (leaves_out("linear")) return;
+    std::vector<std::unique_ptr<packed_weights>> layers;
+    double bytes = 0;
+    do {
+      layers.push_back(k_.pack_random(outputs, inputs, layers.size(), 0.1F));
+      bytes += real(static_cast<std::int64_t>(layers.back()->bytes()));
+    } while (bytes < real(weights_bytes));
+    const auto x = random(rows, inputs, type_);
+    const auto out = zero(rows, outputs, type_);
+    const auto times = layers.size() > 1 ? fmt::format(", {} times", layers.size()) : std::string();
+    time("linear", fmt::format("{} x {} x {}{}", rows, inputs, outputs, times), 0, bytes, [&] {
+      for (const auto& weights : layers) k_.linear(*queue_, x.view, *weights, nullptr, out.view, false);
+    });
   }
 
   /// Causal: of so many keys, the last ones are the queries' own.
@@ -81,18 +96,21 @@ class kernel_stopwatch {
          });
   }
 
-  void attend_few(std::int64_t keys, int dim) {
-    constexpr int heads = 32;
-    constexpr int kv_heads = 8;
+  /// One query over the KV of several layers, one after another.
+  void attend_few(std::int64_t keys, int heads, int kv_heads, int dim, std::int64_t layers) {
     const auto q = random(1, std::int64_t{heads} * dim, type_);
-    const auto kv = random(2 * keys, std::int64_t{kv_heads} * dim, type_);
+    const auto kv = random(2 * keys * layers, std::int64_t{kv_heads} * dim, type_);
     const auto out = zero(1, std::int64_t{heads} * dim, element_type::f32);
     const auto lse = zero(1, heads, element_type::f32);
     const auto workspace = k_.allocate(k_.decode_attention_workspace_bytes(keys, heads, dim));
+    const auto part = [&](std::int64_t index) {
+      return as_heads(kv.view.slice_rows(index * keys, keys), 0, kv_heads, dim);
+    };
     time("attend_few", fmt::format("1 query, {} keys, D {}", keys, dim), 0, bytes_of_matrix(kv.view), [&] {
-      k_.attend_few(*queue_, as_heads(q.view, 0, heads, dim), as_heads(kv.view.slice_rows(0, keys), 0, kv_heads, dim),
-                    as_heads(kv.view.slice_rows(keys, keys), 0, kv_heads, dim), {.keys = keys}, 0.1F,
-                    as_heads(out.view, 0, heads, dim), lse.view, workspace->data());
+      for (std::int64_t layer = 0; layer < layers; ++layer) {
+        k_.attend_few(*queue_, as_heads(q.view, 0, heads, dim), part(2 * layer), part(2 * layer + 1), {.keys = keys},
+                      0.1F, as_heads(out.view, 0, heads, dim), lse.view, workspace->data());
+      }
     });
   }
 
@@ -217,9 +235,13 @@ class kernel_stopwatch {
     return memory;
   }
 
+  [[nodiscard]] bool leaves_out(const std::string& name) const {
+    return !only_.empty() && std::ranges::find(only_, name) == only_.end();
+  }
+
   void time(const std::string& name, const std::string& sizes, double operations, double bytes,
             const std::function<void()>& body) {
-    if (!only_.empty() && std::ranges::find(only_, name) == only_.end()) return;
+    if (leaves_out(name)) return;
     if (before_) before_(name + " " + sizes);
     const auto seconds = timed_runs(k_, *queue_, runs_, body);
     times_.push_back({name, sizes, operations, bytes, seconds[(seconds.size() - 1) / 2], seconds.front()});
@@ -248,7 +270,11 @@ std::vector<kernel_time> time_kernels(backend& kernels, int runs, const kernel_s
   for (const auto& [inputs, outputs] : {std::pair{1024, 1536}, {1024, 5632}, {2816, 1024}, {4096, 4096}})
     watch.linear(sizes.rows, inputs, outputs);
   watch.linear(sizes.rows, 4096, 4096, true);
-  watch.linear(1, 4096, 14336);
+  // A token's, of a large model and of a small one.
+  watch.few_rows(1, 4096, 14336, 0);
+  watch.few_rows(1, 1024, 5632, sizes.weights_bytes);
+  watch.few_rows(1, 2816, 1024, sizes.weights_bytes);
+  watch.few_rows(4, 1024, 5632, sizes.weights_bytes);
   for (const int dim : {128, 64}) {
     for (const bool causal : {false, true}) watch.attention(sizes.rows, dim, causal);
   }
@@ -260,7 +286,8 @@ std::vector<kernel_time> time_kernels(backend& kernels, int runs, const kernel_s
     }
     watch.block_attention(8192, 131072, true);
   }
-  watch.attend_few(sizes.keys, 128);
+  watch.attend_few(sizes.keys, 32, 8, 128, 1);
+  watch.attend_few(sizes.keys / 8, 16, 4, 64, 32);
   watch.token_wise(sizes.tokens);
   if (sizes.chunk_tokens > 0) watch.token_wise(sizes.chunk_tokens);
   watch.merge(sizes.tokens / 8, 4);

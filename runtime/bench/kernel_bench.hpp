@@ -28,11 +28,12 @@ struct kernel_time {
 
 /// How much the kernels get to do.
 struct kernel_sizes {
-  std::int64_t rows = 4096;            ///< of matmuls and block attention
-  std::int64_t tokens = 8192;          ///< of token-wise kernels, of width 4096
-  std::int64_t chunk_tokens = 256;     ///< of the same with numbers from a cache, as a job's chunks are; 0: not timed
-  std::int64_t keys = 32768;           ///< of attention of few queries
-  std::int64_t scored_tokens = 65536;  ///< of the compressor, which chooses an eighth
+  std::int64_t rows = 4096;         ///< of matmuls and block attention
+  std::int64_t tokens = 8192;       ///< of token-wise kernels, of width 4096
+  std::int64_t chunk_tokens = 256;  ///< of the same with numbers from a cache, as a job's chunks are; 0: not timed
+  std::int64_t keys = 32768;        ///< of attention of few queries
+  std::int64_t weights_bytes = 256 << 20;  ///< of products of few rows
+  std::int64_t scored_tokens = 65536;      ///< of the compressor, which chooses an eighth
 };
 
 /// Runs every kernel that takes time in a job, on numbers that no cache holds where bytes count: with the sizes as they stand that takes

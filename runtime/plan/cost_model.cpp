@@ -19,16 +19,73 @@ using place = std::pair<std::string, std::string>;
 
 double real(std::int64_t number) { return static_cast<double>(number); }
 
-double layer_s(const layer_counts& counts, const device_rates& rates) {
-  return real(counts.tokens) * rates.token_s + real(counts.scored_tokens) * rates.scored_token_s +
-         real(counts.causal_pairs) * rates.causal_pair_s + real(counts.dense_pairs) * rates.dense_pair_s;
+/// What a chunk of any number of rows takes: on the line between the measured ones beside it. Fewer rows than the fewest measured take
+/// as long as those; more take so much more than the most.
+chunk_rates rates_of_chunk(const device_rates& rates, std::int64_t rows) {
+  const chunk_rates* below = nullptr;
+  for (const auto& above : rates.chunks) {
+    if (above.rows == 0) break;
+    if (rows <= above.rows) {
+      if (below == nullptr) return {rows, above.tokens_s, above.attend_s, above.key_s};
+      const double part = real(rows - below->rows) / real(above.rows - below->rows);
+      return {rows, std::lerp(below->tokens_s, above.tokens_s, part), std::lerp(below->attend_s, above.attend_s, part),
+              std::lerp(below->key_s, above.key_s, part)};
+    }
+    below = &above;
+  }
+  const double more = real(rows - below->rows);
+  return {rows, below->tokens_s + more * rates.token_s, below->attend_s, below->key_s + more * rates.causal_pair_s};
 }
 
-/// What one more token in a block adds to its own layer.
+/// Calls body(first, end) for the chunks of [0, tokens).
+template <class Body>
+void for_chunks(std::int64_t tokens, std::int64_t chunk_tokens, Body&& body) {
+  for (std::int64_t first = 0; first < tokens; first += chunk_tokens)
+    body(first, std::min(first + chunk_tokens, tokens));
+}
+
+double causal_s(std::int64_t tokens, const device_rates& rates) {
+  double sum = 0;
+  for_chunks(tokens, rates.chunk_tokens, [&](std::int64_t first, std::int64_t end) {
+    const auto chunk = rates_of_chunk(rates, end - first);
+    // A row sees the keys up to its own: on average half of its chunk's.
+    sum += chunk.attend_s + chunk.key_s * (real(first) + real(end - first + 1) / 2);
+  });
+  return sum;
+}
+
+double dense_s(const shard_plan& shard, const device_rates& rates) {
+  if (shard.passing_units == 0) return 0;
+  double sum = 0;
+  for_chunks(shard.block_tokens, rates.chunk_tokens, [&](std::int64_t first, std::int64_t end) {
+    const auto chunk = rates_of_chunk(rates, end - first);
+    sum += chunk.attend_s + chunk.key_s * real(shard.passing_units) * rates.dense_pair_s / rates.causal_pair_s;
+  });
+  return sum;
+}
+
+bool knows_chunks(const device_rates& rates) { return rates.chunk_tokens > 0 && rates.chunks.front().rows > 0; }
+
+/// One layer of a shard.
+double layer_s(const shard_plan& shard, const device_rates& rates) {
+  const auto counts = counts_of(shard);
+  double sum = attention_s(shard, rates) + real(counts.scored_tokens) * rates.scored_token_s;
+  if (counts.scored_tokens > 0) sum += rates.compressor_s;
+  if (!knows_chunks(rates)) return sum + real(counts.tokens) * rates.token_s;
+  for_chunks(counts.tokens, rates.chunk_tokens,
+             [&](std::int64_t first, std::int64_t end) { sum += rates_of_chunk(rates, end - first).tokens_s; });
+  return sum;
+}
+
+/// What one more token in a block adds to its own layer: over a few hundred tokens around its length, for a short last chunk
+/// makes the time a staircase.
 double layer_s_per_token(const shard_plan& shard, const device_rates& rates) {
-  const std::int64_t keys = shard.anchor_aside ? shard.block_tokens : shard.tokens();
-  return rates.token_s + (shard.compressed_units > 0 ? rates.scored_token_s : 0) + real(keys) * rates.causal_pair_s +
-         real(shard.passing_units) * rates.dense_pair_s;
+  const std::int64_t step = std::clamp<std::int64_t>(shard.block_tokens / 2, 1, 512);
+  shard_plan longer = shard;
+  shard_plan shorter = shard;
+  longer.block_tokens += step;
+  shorter.block_tokens -= step;
+  return (layer_s(longer, rates) - layer_s(shorter, rates)) / real(2 * step);
 }
 
 double longest_rank_s(const job_plan& plan, const model_config& model, const cluster_rates& rates) {
@@ -39,8 +96,19 @@ double longest_rank_s(const job_plan& plan, const model_config& model, const clu
 
 }  // namespace
 
+double attention_s(const shard_plan& shard, const device_rates& rates) {
+  const double packed_s = real(shard.passing_units) * rates.passed_unit_s;
+  if (!knows_chunks(rates)) {
+    const auto counts = counts_of(shard);
+    return packed_s + real(counts.causal_pairs) * rates.causal_pair_s + real(counts.dense_pairs) * rates.dense_pair_s;
+  }
+  const double local_s = shard.anchor_aside ? causal_s(shard.anchor_tokens, rates) + causal_s(shard.block_tokens, rates)
+                                            : causal_s(shard.tokens(), rates);
+  return packed_s + local_s + dense_s(shard, rates);
+}
+
 double predicted_shard_s(const shard_plan& shard, const model_config& model, const cluster_rates& rates) {
-  return model.layers * layer_s(counts_of(shard), rates.of(shard));
+  return model.layers * layer_s(shard, rates.of(shard));
 }
 
 double predicted_prefill_s(const job_plan& plan, const model_config& model, const cluster_rates& rates) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <span>
@@ -12,6 +13,16 @@
 
 namespace baton {
 
+/// What a chunk of so many rows takes in one layer, where short chunks are slower per row than long ones.
+struct chunk_rates {
+  std::int64_t rows = 0;  ///< 0: nothing was measured
+  double tokens_s = 0;    ///< of projections and feed-forward
+  double attend_s = 0;    ///< of attention, before any key
+  double key_s = 0;       ///< of attention, per key that all rows of the chunk see, all heads
+
+  bool operator==(const chunk_rates&) const = default;
+};
+
 /// How long one device takes for the parts of a layer of one model, in seconds: measured once (runtime/bench/calibration.hpp), numbers
 /// of a pure function afterwards.
 struct device_rates {
@@ -19,6 +30,12 @@ struct device_rates {
   double scored_token_s = 0;  ///< of the compressor, per token that it sees
   double causal_pair_s = 0;   ///< of attention, per pair of query and key inside [A; B_h], all heads
   double dense_pair_s = 0;    ///< of attention, per pair of B_h with P_h, all heads
+  double passed_unit_s = 0;   ///< of making P_h ready for attention, per unit
+  double compressor_s = 0;    ///< of the compressor, before any token
+  /// Chunks are of so many tokens, and what those of some lengths take, ascending; between them lines are drawn. Nothing measured: a
+  /// chunk takes what its tokens and pairs take at the rates above.
+  std::int64_t chunk_tokens = 0;
+  std::array<chunk_rates, 4> chunks{};
 
   bool operator==(const device_rates&) const = default;
 };
@@ -42,7 +59,10 @@ class cluster_rates {
   std::map<std::pair<std::string, std::string>, device_rates> set_;
 };
 
-/// Seconds that a shard's prefill computes on its device: layers times what counts_of says.
+/// Seconds of a shard's attention in one layer, to its own keys and to passing blocks.
+double attention_s(const shard_plan& shard, const device_rates& rates);
+
+/// Seconds that a shard's prefill computes on its device: layers times what its tokens, chunks and pairs take.
 double predicted_shard_s(const shard_plan& shard, const model_config& model, const cluster_rates& rates);
 
 /// Seconds until a plan's prefill is done: the device whose ranks take longest. Waiting for blocks is not in it: they travel while ranks

@@ -160,6 +160,13 @@ TEST(calibration, gives_rates_that_are_kept_and_found_under_their_key_alone) {
   EXPECT_GT(rates.token_s, 0);
   EXPECT_GT(rates.causal_pair_s, 0);
   EXPECT_GT(rates.dense_pair_s, 0);
+  EXPECT_EQ(rates.chunk_tokens, 512);
+  ASSERT_GE(rates.chunks[0].rows, 32);
+  for (std::size_t i = 0; i < rates.chunks.size() && rates.chunks[i].rows > 0; ++i) {
+    EXPECT_GT(rates.chunks[i].tokens_s, 0);
+    EXPECT_GT(rates.chunks[i].key_s, 0);
+    EXPECT_GE(rates.chunks[i].attend_s, 0);
+  }
   const temporary_directory folder;
   const auto file = folder.path() / "deep" / "rates.json";
   const auto key = rates_key(kernels->kernel_class(), "threads 1", shape.config, 16, 512);
@@ -169,13 +176,25 @@ TEST(calibration, gives_rates_that_are_kept_and_found_under_their_key_alone) {
   EXPECT_EQ(find_rates(file, key), rates);
   EXPECT_EQ(find_rates(file, "another"), (device_rates{1, 2, 3, 4}));
   EXPECT_FALSE(find_rates(file, rates_key(kernels->kernel_class(), "threads 2", shape.config, 16, 512)));
-  folder.write("broken.json", "{\"a\": {\"token_s\": \"x\"}}");
-  EXPECT_FALSE(find_rates(folder.path() / "broken.json", "a"));
+  // What another version of this wrote, or nobody.
+  const std::string four = R"("token_s": 1, "scored_token_s": 2, "causal_pair_s": 3, "dense_pair_s": 4)";
+  const std::string all = four + R"(, "passed_unit_s": 0, "compressor_s": 0, "chunk_tokens": 512)";
+  const std::string chunk = R"({"rows": 32, "tokens_s": 1, "attend_s": 0, "key_s": 1})";
+  const std::string many = chunk + "," + chunk + "," + chunk + "," + chunk + "," + chunk;
+  for (const auto& broken :
+       {std::string(R"("token_s": "x")"), four, all, all + R"(, "chunks": [{"rows": 32}])",
+        all + R"(, "chunks": [)" + chunk + "," + chunk + "]", all + R"(, "chunks": [)" + many + "]"}) {
+    folder.write("broken.json", "{\"a\": {" + broken + "}}");
+    EXPECT_FALSE(find_rates(folder.path() / "broken.json", "a")) << broken;
+  }
+  folder.write("whole.json", "{\"a\": {" + all + R"(, "chunks": [)" + chunk + "]}}");
+  EXPECT_TRUE(find_rates(folder.path() / "whole.json", "a"));
 }
 
 TEST(kernel_bench, times_every_kernel_and_shows_it_on_80_columns) {
   const auto kernels = cpu::make_cpu_backend({.threads = 2});
-  const kernel_sizes sizes{.rows = 32, .tokens = 16, .chunk_tokens = 8, .keys = 64, .scored_tokens = 64};
+  const kernel_sizes sizes{
+      .rows = 32, .tokens = 16, .chunk_tokens = 8, .keys = 64, .weights_bytes = 1, .scored_tokens = 64};
   kernel_report report{kernels->kernel_class(), 2, {1e9, 1e9}, time_kernels(*kernels, 1, sizes)};
   std::vector<std::string> names;
   for (const auto& k : report.kernels) {

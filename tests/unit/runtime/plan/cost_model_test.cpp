@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -47,6 +48,64 @@ TEST(cost_model, adds_up_tokens_and_pairs_of_all_layers) {
   const auto plan = make_job_plan(request_of(1000, 1), devices_of(1));
   EXPECT_DOUBLE_EQ(predicted_shard_s(plan.shards[0], model_of_layers(3), rates),
                    3 * (1000 * rates.token_s + 500'500 * rates.causal_pair_s));
+}
+
+/// A device whose chunks of few rows take long: 100 rows as long as 150 at the full rate, and whose full chunks are of 1000.
+constexpr device_rates with_chunks{2e-6, 3e-7, 1e-10, 0.8e-10,
+                                   5e-8, 7e-5, 1000,  {{{100, 3e-4, 1e-5, 1.5e-8}, {1000, 2e-3, 4e-5, 1e-7}}}};
+
+TEST(cost_model, a_short_chunk_takes_what_was_measured_of_such_and_one_between_lies_on_the_line) {
+  const auto layer_of = [](std::int64_t tokens) {
+    return predicted_shard_s(make_job_plan(request_of(tokens, 1), devices_of(1)).shards[0], model_of_layers(1),
+                             with_chunks);
+  };
+  EXPECT_DOUBLE_EQ(layer_of(100), 3e-4 + 1e-5 + 50.5 * 1.5e-8);
+  EXPECT_DOUBLE_EQ(layer_of(60), 3e-4 + 1e-5 + 30.5 * 1.5e-8) << "fewer rows take as long as the fewest";
+  EXPECT_DOUBLE_EQ(layer_of(550), (3e-4 + 2e-3) / 2 + 2.5e-5 + 275.5 * (1.5e-8 + 1e-7) / 2);
+  EXPECT_DOUBLE_EQ(layer_of(2100), 2 * 2e-3 + 3e-4 + 2 * 4e-5 + 1e-5 + (500.5 + 1500.5) * 1e-7 + 2050.5 * 1.5e-8);
+}
+
+TEST(cost_model, passing_units_are_made_ready_once_and_seen_by_each_chunk_of_the_block) {
+  const auto plan = make_job_plan(request_of(6400, 4), devices_of(4));
+  auto shard = plan.shards[3];
+  ASSERT_GT(shard.passing_units, 0);
+  const double with_blocks = predicted_shard_s(shard, model_of_layers(1), with_chunks);
+  const double units = static_cast<double>(std::exchange(shard.passing_units, 0));
+  ASSERT_EQ(shard.block_tokens, 1600);
+  const double key_s = 1e-7 + 1.5e-8 + 500.0 / 900 * (1e-7 - 1.5e-8);
+  const double attend_s = 4e-5 + 1e-5 + 500.0 / 900 * (4e-5 - 1e-5);
+  EXPECT_NEAR(with_blocks - predicted_shard_s(shard, model_of_layers(1), with_chunks),
+              units * (5e-8 + key_s * 0.8) + attend_s, 1e-12);
+
+  auto first = plan.shards[0];
+  const double scored = predicted_shard_s(first, model_of_layers(1), with_chunks);
+  first.compressed_units = 0;
+  EXPECT_NEAR(scored - predicted_shard_s(first, model_of_layers(1), with_chunks), 1600 * 3e-7 + 7e-5, 1e-12);
+}
+
+TEST(balanced_blocks, let_ranks_finish_together_where_short_chunks_cost_more) {
+  const auto model = model_of_layers(8);
+  auto request = request_of(16384, 8);
+  const auto views = devices_of(8);
+  auto rates_of_all = with_chunks;
+  rates_of_all.causal_pair_s *= 10;
+  rates_of_all.dense_pair_s *= 10;
+  for (auto& chunk : rates_of_all.chunks) chunk.key_s *= 10;
+  const auto busy = [&](const job_plan& plan) {
+    double sum = 0;
+    double longest = 0;
+    for (const auto& shard : plan.shards) {
+      const double seconds = predicted_shard_s(shard, model, rates_of_all);
+      sum += seconds;
+      longest = std::max(longest, seconds);
+    }
+    return longest * 8 / sum;
+  };
+  const double even = busy(make_job_plan(request, views));
+  request.options.block_tokens = balanced_blocks(request, views, model, rates_of_all, false);
+  const double balanced = busy(make_job_plan(request, views));
+  EXPECT_LT(balanced, 1.08);
+  EXPECT_LT(balanced, even - 0.05);
 }
 
 TEST(cost_model, a_plan_takes_as_long_as_the_device_whose_ranks_take_longest) {
