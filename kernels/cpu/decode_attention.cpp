@@ -103,7 +103,7 @@ HWY_INLINE hn::Vec<four_lanes> folded(four_lanes, hn::Vec<four_lanes> v, Fold) {
   return v;
 }
 template <class D, class V, class Fold>
-HWY_INLINE hn::Vec<four_lanes> folded(D d, V v, Fold fold) {
+HWY_INLINE hn::Vec<four_lanes> folded(D, V v, Fold fold) {
   const hn::Half<D> half;
   return folded(half, fold(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), fold);
 }
