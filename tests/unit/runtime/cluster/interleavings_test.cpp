@@ -214,10 +214,10 @@ TEST(interleavings, with_a_link_that_is_cut_and_a_death_at_instants_that_cover_e
   const std::vector<int> everybody{0, 1, 2, 3, 4, 5};
   totals sum;
   EXPECT_EQ(
-      first_broken_promise_at_any_instant(7, {planned_fault::link_cut - 1}, everybody, 41 * share, three_nodes, &sum),
+      first_broken_promise_at_any_instant(7, {planned_fault::link_cut - 1}, everybody, 83 * share, three_nodes, &sum),
       "");
   EXPECT_EQ(
-      first_broken_promise_at_any_instant(7, everybody, {planned_fault::link_cut - 1}, 67 * share, three_nodes, &sum),
+      first_broken_promise_at_any_instant(7, everybody, {planned_fault::link_cut - 1}, 131 * share, three_nodes, &sum),
       "");
   EXPECT_GT(sum.carried, 0);
 }
