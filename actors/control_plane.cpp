@@ -54,12 +54,12 @@ std::unique_ptr<cluster_identity> identity_of(const cluster_config& config, cons
   return std::make_unique<cluster_identity>(config.security.certificates, who);
 }
 
-coordinator_port::coordinator_port(const cluster_identity* identity) : identity_(identity) {}
+coordinator_port::coordinator_port(const cluster_identity* identity, const secret_key& root)
+    : identity_(identity), root_(root) {}
 
 std::uint16_t coordinator_port::open(caf::actor_system& system, const coordinator_actor& coordinator,
                                      const coordinator_address& where) {
-  // What the data plane has follows from it, so it is drawn anew for each coordinator: its agents and workers start their data plane anew with it.
-  const auto gate = spawn_gate(system, coordinator, identity_, random_key(), admitted_);
+  const auto gate = spawn_gate(system, coordinator, identity_, root_, admitted_);
   if (identity_ != nullptr) {
     const auto behind = caf::openssl::publish(gate, 0, "127.0.0.1", true);
     if (!behind) throw fault(fault_code::internal, system.render(behind.error()), "TLS on loopback");

@@ -24,8 +24,9 @@ std::unique_ptr<cluster_identity> identity_of(const cluster_config& config, cons
 /// port_guard. What answers there ends with the coordinator, and before this object.
 class coordinator_port {
  public:
-  /// `identity`: as identity_of made it; outlives the port.
-  explicit coordinator_port(const cluster_identity* identity);
+  /// `identity`: as identity_of made it; outlives the port. What the data plane has follows from `root`: who was let in under it can speak
+  /// with whoever is let in under it later.
+  explicit coordinator_port(const cluster_identity* identity, const secret_key& root = random_key());
 
   /// For coordinator_options: who is who. Null where nobody has to prove anything.
   [[nodiscard]] const admissions* admitted() const { return identity_ == nullptr ? nullptr : &admitted_; }
@@ -34,6 +35,7 @@ class coordinator_port {
 
  private:
   const cluster_identity* identity_;
+  const secret_key root_;
   admissions admitted_;
   std::unique_ptr<port_guard> guard_;
 };

@@ -163,10 +163,12 @@ void coordinator_state::act() {
   for (const auto& action : logic_.take_actions()) {
     if (const auto* w = std::get_if<to_worker>(&action)) {
       if (const auto to = workers_.find(w->worker); to != workers_.end())
-        self_->send(to->second, worker_command_bytes{traced("worker", w->worker, encode(w->command))});
+        self_->send(to->second,
+                    worker_command_bytes{traced("worker", w->worker, encode(w->command, logic_.generation()))});
     } else if (const auto* r = std::get_if<to_relay>(&action)) {
       if (const auto to = relays_.find(r->relay); to != relays_.end())
-        self_->send(to->second, relay_command_bytes{traced("relay", r->relay, encode(r->command))});
+        self_->send(to->second,
+                    relay_command_bytes{traced("relay", r->relay, encode(r->command, logic_.generation()))});
     } else if (const auto* gone = std::get_if<dismiss>(&action)) {
       dismiss_peer(gone->peer);
     } else if (const auto* said = std::get_if<remark>(&action)) {
@@ -209,6 +211,7 @@ coordinator_options coordinator_options_of(const cluster_config& config, const c
                     .tick_s = config.timeouts.progress_ms / 1000.0,
                     .replays_max = config.recovery.replays,
                     .replacement_s = config.recovery.replacement_ms / 1000.0,
+                    .take_up_s = config.recovery.take_up_ms / 1000.0,
                     .client_silence_s = config.timeouts.client_ms / 1000.0,
                     .outbox = {.credit = job_client::first_credit}};
   for (const auto& node : config.nodes) {

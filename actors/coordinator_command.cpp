@@ -50,7 +50,7 @@ int run_coordinator(const process_options& options) {
   how.limits.orphan_s = config.timeouts.client_ms / 1000.0;
   how.store = &kept;
   const auto identity = actors::identity_of(config, {member_role::coordinator, {}});
-  actors::coordinator_port door(identity.get());
+  actors::coordinator_port door(identity.get(), kept.data_plane_root());
   how.admitted = door.admitted();
   how.comings = log_level::info;
   const auto unfinished = kept.unfinished().size();

@@ -12,27 +12,21 @@ template <class Event>
 class event_inbox {
  public:
   void put(Event event) {
-    std::function<void()> tell;
-    {
-      const std::lock_guard lock(mutex_);
-      events_.push_back(std::move(event));
-      if (events_.size() == 1) tell = tell_;
-    }
-    if (tell) tell();
+    const std::lock_guard lock(mutex_);
+    events_.push_back(std::move(event));
+    if (events_.size() == 1 && tell_) tell_();
   }
   [[nodiscard]] std::vector<Event> take() {
     const std::lock_guard lock(mutex_);
     return std::exchange(events_, {});
   }
   /// `tell` is called when the first event since the last `take` has come, at once where there are some already. It must not
-  /// keep an actor alive that owns the thread which puts.
+  /// keep an actor alive that owns the thread which puts, nor call this inbox. An empty one: events wait; whoever was told before is not
+  /// called any more when this returns.
   void on_first(std::function<void()> tell) {
-    {
-      const std::lock_guard lock(mutex_);
-      tell_ = tell;
-      if (events_.empty()) return;
-    }
-    tell();
+    const std::lock_guard lock(mutex_);
+    tell_ = std::move(tell);
+    if (tell_ && !events_.empty()) tell_();
   }
 
  private:

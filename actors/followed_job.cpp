@@ -51,7 +51,8 @@ bool followed_job::take(const client_update& update) {
     throw fault(fault_code::bad_input, "the coordinator knows no such job; baton jobs lists them",
                 fmt::format("job {}", unknown->job));
   } else if (const auto* started = std::get_if<job_started>(&update)) {
-    if (std::exchange(started_, true)) view_.message(fmt::format("job {} begins anew", started->job));
+    if (std::exchange(started_, true))
+      view_.message(fmt::format("job {} is told from its beginning again", started->job));
     plan_ = started->plan;
     done_ = {};
     done_.trace.resize(plan_.shards.size());

@@ -50,7 +50,8 @@ void local_cluster::start(const cluster_config& config, const checkpoint& model,
     auto worker = worker_options_of(config, node, node.devices[i], arena_bytes[i], positions);
     worker.kernels = &devices.kernels(i);
     worker.weights = weights_of_[i];
-    workers_.push_back(spawn_worker(*system_, coordinator_, worker, network_.make_endpoint()));
+    workers_.push_back(
+        spawn_worker(*system_, coordinator_, std::make_shared<worker_core>(worker, network_.make_endpoint())));
   }
   wait_until_joined(*system_, coordinator_, workers_.size(), 1, std::chrono::milliseconds(config.timeouts.startup_ms),
                     [] {});

@@ -6,11 +6,17 @@
 namespace baton::actors {
 
 relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coordinator, relay& what,
-                        event_inbox<relay_report>& reports, std::chrono::milliseconds progress) {
+                        event_inbox<relay_report>& reports, std::chrono::milliseconds progress,
+                        const std::function<void()>& on_loss) {
   return system.spawn([=, &what, &reports](relay_actor::pointer self) -> relay_actor::behavior_type {
     self->monitor(coordinator);
-    self->set_down_handler([self](caf::down_msg& down) { self->quit(down.reason); });
-    self->send(coordinator, relay_actor(self), relay_report_bytes{encode(relay_report(what.who()))});
+    self->set_down_handler([self, on_loss](caf::down_msg& down) {
+      on_loss();
+      self->quit(down.reason);
+    });
+    self->attach_functor([&reports] { reports.on_first({}); });
+    self->send(coordinator, relay_actor(self), relay_report_bytes{encode(relay_report(what.joins()))});
+    what.tell_damages_again();
     self->delayed_send(self, progress, tick_atom::value);
     // An address, not a handle: a handle would keep the actor alive.
     reports.on_first([me = caf::actor_cast<caf::actor_addr>(caf::actor_cast<caf::strong_actor_ptr>(self))] {
@@ -19,7 +25,11 @@ relay_actor spawn_relay(caf::actor_system& system, const coordinator_actor& coor
     });
     return {
         [self, &what](const relay_command_bytes& m) {
-          guard(self, [&] { what.coordinator_said(decode_relay_command(m.bytes)); });
+          guard(self, [&] {
+            std::uint64_t generation = 0;
+            const auto command = decode_relay_command(m.bytes, &generation);
+            what.coordinator_said(command, generation);
+          });
         },
         [self, coordinator, &reports](report_atom) {
           guard(self, [&] {

@@ -1,6 +1,6 @@
 #include "actors/worker.hpp"
 
-#include <memory>
+#include <optional>
 #include <utility>
 
 #include <unistd.h>
@@ -13,52 +13,78 @@
 #include "runtime/wire/codec.hpp"
 
 namespace baton::actors {
-namespace {
+
+struct worker_core::parts {
+  parts(const worker_options& options, std::unique_ptr<endpoint> door)
+      : progress(options.progress),
+        network(std::move(door)),
+        device(std::make_unique<device_context>(*options.kernels, *options.weights, options.device)),
+        logic({options.device.node, options.device.name, options.kernels->kernel_class(),
+               static_cast<std::int64_t>(options.device.memory_bytes), options.address, getpid(),
+               options.kernels->block_multiple()}) {
+    warm_up(*device);
+    loop.emplace(*device, *network, [this](device_event event) { inbox.put(std::move(event)); });
+  }
+
+  const std::chrono::milliseconds progress;
+  event_inbox<device_event> inbox;
+  const std::unique_ptr<endpoint> network;
+  const std::unique_ptr<device_context> device;
+  worker_logic logic;
+  bool lost_its_coordinator = false;
+  std::optional<device_loop> loop;
+};
+
+worker_core::worker_core(const worker_options& options, std::unique_ptr<endpoint> network)
+    : parts_(std::make_unique<parts>(options, std::move(network))) {}
+
+worker_core::~worker_core() = default;
+
+bool worker_core::lost_its_coordinator() const { return parts_->lost_its_coordinator; }
 
 class worker_state {
  public:
-  worker_state(worker_actor::pointer self, const coordinator_actor& coordinator, const worker_options& options,
-               std::unique_ptr<device_context> device, std::unique_ptr<endpoint> network)
-      : self_(self),
-        coordinator_(coordinator),
-        progress_(options.progress),
-        network_(std::move(network)),
-        device_(std::move(device)),
-        logic_({options.device.node, options.device.name, options.kernels->kernel_class(),
-                static_cast<std::int64_t>(options.device.memory_bytes), options.address, getpid(),
-                options.kernels->block_multiple()}),
-        loop_(*device_, *network_, [this](device_event event) { inbox_.put(std::move(event)); }) {
+  worker_state(worker_actor::pointer self, const coordinator_actor& coordinator, std::shared_ptr<worker_core> core)
+      : self_(self), coordinator_(coordinator), core_(std::move(core)), parts_(*core_->parts_) {
     const turn now(self_);
-    // An address, not a handle: a handle would keep the actor alive that owns the compute thread.
-    inbox_.on_first([me = caf::actor_cast<caf::actor_addr>(caf::actor_cast<caf::strong_actor_ptr>(self))] {
-      if (const auto worker = caf::actor_cast<caf::strong_actor_ptr>(me))
-        caf::anon_send(caf::actor_cast<worker_actor>(worker), device_atom::value);
-    });
+    parts_.lost_its_coordinator = false;
     self_->monitor(coordinator_);
-    self_->set_down_handler([self](caf::down_msg& down) { self->quit(down.reason); });
+    self_->set_down_handler([this](caf::down_msg& down) {
+      const turn goes(self_);
+      parts_.lost_its_coordinator = true;
+      self_->quit(down.reason);
+    });
   }
+  ~worker_state() { parts_.inbox.on_first({}); }
 
   worker_actor::behavior_type make_behavior() {
     const turn now(self_);
-    self_->send(coordinator_, worker_actor(self_), worker_report_bytes{encode(worker_report(logic_.who()))});
-    self_->delayed_send(self_, progress_, tick_atom::value);
+    self_->send(coordinator_, worker_actor(self_), worker_report_bytes{encode(worker_report(parts_.logic.joins()))});
+    self_->delayed_send(self_, parts_.progress, tick_atom::value);
+    // An address, not a handle: a handle would keep the actor alive that may own the compute thread.
+    parts_.inbox.on_first([me = caf::actor_cast<caf::actor_addr>(caf::actor_cast<caf::strong_actor_ptr>(self_))] {
+      if (const auto worker = caf::actor_cast<caf::strong_actor_ptr>(me))
+        caf::anon_send(caf::actor_cast<worker_actor>(worker), device_atom::value);
+    });
     return {
         [this](const worker_command_bytes& m) {
           guard(self_, [&] {
-            logic_.coordinator_said(decode_worker_command(m.bytes));
+            std::uint64_t generation = 0;
+            const auto command = decode_worker_command(m.bytes, &generation);
+            parts_.logic.coordinator_said(command, generation);
             act();
           });
         },
         [this](device_atom) {
           guard(self_, [&] {
-            for (const auto& event : inbox_.take()) logic_.device_said(event);
+            for (const auto& event : parts_.inbox.take()) parts_.logic.device_said(event);
             act();
           });
         },
         [this](tick_atom) {
-          self_->delayed_send(self_, progress_, tick_atom::value);
+          self_->delayed_send(self_, parts_.progress, tick_atom::value);
           guard(self_, [&] {
-            logic_.passes_stand_at(loop_.snapshot());
+            parts_.logic.passes_stand_at(parts_.loop->snapshot());
             act();
           });
         },
@@ -67,9 +93,9 @@ class worker_state {
 
  private:
   void act() {
-    for (auto& action : logic_.take_actions()) {
+    for (auto& action : parts_.logic.take_actions()) {
       if (auto* command = std::get_if<device_command>(&action)) {
-        loop_.post(std::move(*command));
+        parts_.loop->post(std::move(*command));
       } else {
         self_->send(coordinator_, worker_report_bytes{encode(std::get<worker_report>(action))});
       }
@@ -78,25 +104,16 @@ class worker_state {
 
   worker_actor::pointer self_;
   const coordinator_actor coordinator_;
-  const std::chrono::milliseconds progress_;
-  event_inbox<device_event> inbox_;
-  std::unique_ptr<endpoint> network_;
-  std::unique_ptr<device_context> device_;
-  worker_logic logic_;
-  device_loop loop_;
+  const std::shared_ptr<worker_core> core_;
+  worker_core::parts& parts_;
 };
 
-}  // namespace
-
 worker_actor spawn_worker(caf::actor_system& system, const coordinator_actor& coordinator,
-                          const worker_options& options, std::unique_ptr<endpoint> network) {
-  // Memory is taken here, where a fault can still be told to whoever asked.
-  auto device = std::make_shared<std::unique_ptr<device_context>>(
-      std::make_unique<device_context>(*options.kernels, *options.weights, options.device));
-  warm_up(**device);
-  auto door = std::make_shared<std::unique_ptr<endpoint>>(std::move(network));
+                          std::shared_ptr<worker_core> core) {
+  // Moved on to the state, which goes when the actor ends: whatever keeps the actor's memory must not keep the core.
+  auto owned = std::make_shared<std::shared_ptr<worker_core>>(std::move(core));
   return system.spawn([=](worker_actor::stateful_pointer<std::unique_ptr<worker_state>> self) {
-    self->state = std::make_unique<worker_state>(self, coordinator, options, std::move(*device), std::move(*door));
+    self->state = std::make_unique<worker_state>(self, coordinator, std::move(*owned));
     return self->state->make_behavior();
   });
 }

@@ -34,28 +34,56 @@ struct worker_parts {
   actors::worker_options options;
 };
 
-/// Serves one coordinator as long as that lives: all shards and blocks go with it, the weights stay. False: this process is to end.
-bool serve(const worker_parts& worker, const actors::coordinator_address& where, std::chrono::milliseconds patience) {
-  std::unique_ptr<messenger> blocks;
-  std::optional<process_network> network;
-  auto options = worker.options;
+/// The worker, as coordinators come and go: its device with all that it holds and computes, and its place on the data plane, which it has from
+/// the first of them.
+struct kept_worker {
+  kept_worker(const worker_parts& worker, const std::optional<data_plane_identity>& identity)
+      : issuer(identity ? std::optional(identity->admission.issuer) : std::nullopt),
+        blocks(actors::make_messenger(worker.config, worker.node, std::span(&worker.device, 1), identity)),
+        network(*blocks) {
+    auto options = worker.options;
+    options.address = blocks->address();
+    core = std::make_shared<actors::worker_core>(options, network.make_endpoint());
+  }
+
+  const std::optional<public_point> issuer;
+  const std::unique_ptr<messenger> blocks;
+  process_network network;
+  std::shared_ptr<actors::worker_core> core;
+};
+
+/// Nobody has come that would take up what it holds: it will be another worker, at another address.
+void let_go(const worker_parts& worker, std::unique_ptr<kept_worker>& kept) {
+  kept.reset();
+  log_line(worker.comings, "no coordinator has come in time: what was held for one is gone",
+           {{"node", worker.options.device.node}, {"device", worker.options.device.name}});
+}
+
+/// Serves one coordinator as long as that lives. `kept` is what outlives it. False: this process is to end.
+bool serve(const worker_parts& worker, const actors::coordinator_address& where, std::chrono::milliseconds patience,
+           std::unique_ptr<kept_worker>& kept) {
   actors::actor_config settings(actors::actor_config::reach::network, worker.identity);
   caf::actor_system system(settings);
   actors::close_side_doors(system);
   const auto goes_on = [](process_end::woken woken) {
     return woken == process_end::woken::time || woken == process_end::woken::actor;
   };
+  using clock = std::chrono::steady_clock;
+  const auto keeps_until = clock::now() + std::chrono::milliseconds(worker.config.recovery.keep_ms);
   std::optional<actors::worker_actor> in_front;
   try {
-    const auto joined = actors::join_cluster(
-        system, where, worker.identity, patience,
-        [&](std::chrono::milliseconds time) { return goes_on(worker.end.wait_for(worker.ends_with, time)); });
+    const auto joined =
+        actors::join_cluster(system, where, worker.identity, patience, [&](std::chrono::milliseconds time) {
+          if (kept && clock::now() > keeps_until) let_go(worker, kept);
+          return goes_on(worker.end.wait_for(worker.ends_with, time));
+        });
+    const auto& place = worker.options.device;
     log_line(worker.comings, fmt::format("the coordinator at {}:{} has let it in", where.host, where.port),
-             {{"node", options.device.node}, {"device", options.device.name}});
-    blocks = actors::make_messenger(worker.config, worker.node, std::span(&worker.device, 1), joined.data_plane);
-    network.emplace(*blocks);
-    options.address = blocks->address();
-    in_front = actors::spawn_worker(system, joined.coordinator, options, network->make_endpoint());
+             {{"node", place.node}, {"device", place.name}});
+    // Of another journal's cluster: nobody of that one could speak with it.
+    if (kept && (!joined.data_plane || kept->issuer != joined.data_plane->admission.issuer)) kept.reset();
+    if (!kept) kept = std::make_unique<kept_worker>(worker, joined.data_plane);
+    in_front = actors::spawn_worker(system, joined.coordinator, kept->core);
   } catch (const fault& why) {
     if (why.code() != fault_code::cancelled) throw;
     return false;
@@ -111,7 +139,9 @@ int run_worker(const process_options& options) {
   parts.options.weights = &weights;
   if (agent) parts.ends_with.push_back(agent->descriptor());
   const std::chrono::milliseconds patience(std::max(config.timeouts.startup_ms, config.timeouts.reconnect_ms));
-  while (serve(parts, where, patience) && stays) {
+  std::unique_ptr<kept_worker> kept;
+  while (serve(parts, where, patience, kept) && stays) {
+    if (!kept->core->lost_its_coordinator()) kept.reset();
     if (end.wait_for(parts.ends_with, std::chrono::milliseconds(200)) != process_end::woken::time) break;
   }
   return 0;

@@ -330,7 +330,7 @@ class flow:
             kinds = [k for k in kinds if "coordinator" not in k]
         kind = self.random.choice(kinds)
         if "coordinator" in kind:
-            # What runs begins anew with the next one: jobs must have a chance between two of them.
+            # What had not begun to compute is planned anew with the next one: jobs must have a chance between two of them.
             self.coordinator_rests_until = time.monotonic() + 5 * self.gap_s
         length_s = self.random.uniform(1.2, 2.5) * silence_s
         where = ""

@@ -190,6 +190,7 @@ void coordinator_logic::attach(peer_id client, const stored_job& job, bool owner
   if (!running) return;
   tell(client, job_started{running->id, running->plan});
   if (running->question_began_s > 0) tell(client, prefill_finished{running->id, running->prefill_s});
+  for (const auto& detail : running->details) tell(client, detail);
   for (std::size_t i = 0; i < running->answer_ids.size(); ++i)
     tell(client, answer_token{running->id, 0, static_cast<int>(i), running->answer_ids[i]});
 }
@@ -235,6 +236,11 @@ void coordinator_logic::tell(const kept_job& job, const client_update& update) {
   for (const peer_id client : job.followers) tell(client, update);
 }
 
+void coordinator_logic::tell_detail(job_entry& job, client_update update) {
+  tell(job, update);
+  job.details.push_back(std::move(update));
+}
+
 void coordinator_logic::tell(peer_id client, client_update update) {
   const auto found = clients_.find(client);
   if (found == clients_.end()) return;
@@ -265,6 +271,9 @@ void coordinator_logic::drop_clients_that_do_not_read(double now_s) {
 }
 
 void coordinator_logic::retry_unkept_ends() {
+  for (auto& [run, job] : jobs_) {
+    if (job.run_unkept) keep_run(job);
+  }
   while (!unkept_ends_.empty()) {
     const auto& [id, what] = *unkept_ends_.begin();
     try {
@@ -308,6 +317,8 @@ bool coordinator_logic::assembled(double now_s) {
 
 void coordinator_logic::start_what_fits(double now_s) {
   if (!assembled(now_s) || !queue_moved_ || queue_.empty()) return;
+  // What they take of devices and relays is not known yet.
+  if (std::ranges::any_of(jobs_, [](const auto& entry) { return entry.second.now == stage::resuming; })) return;
   queue_moved_ = false;
   for (std::size_t i = 0; i < queue_.size() && jobs_.size() < limits_.running_max;) {
     auto& next = queue_[i];

@@ -22,9 +22,15 @@ Report named(Report report, job_id job) {
 coordinator_logic::coordinator_logic(served_model model, const coordinator_limits& limits,
                                      std::vector<std::pair<std::string, std::string>> declared, job_store* store)
     : model_(std::move(model)), limits_(limits), declared_(std::move(declared)), store_(store ? *store : memory_) {
-  for (auto& job : store_.unfinished())
-    queue_.push_back({.id = job.id, .asked = std::move(job.asked), .followers = {}});
   last_run_ = first_run_of(store_.generation());
+  for (auto& job : store_.unfinished()) {
+    if (job.begun) {
+      last_run_ = std::max(last_run_, job.begun->run);
+      resume(std::move(job));
+    } else {
+      queue_.push_back({.id = job.id, .asked = std::move(job.asked), .followers = {}});
+    }
+  }
   queue_moved_ = true;
 }
 
@@ -45,6 +51,8 @@ void coordinator_logic::worker_joined(peer_id worker, const worker_ready& who, d
                             fmt::format("the worker of {}/{} is there", who.node, who.device),
                             {{"node", who.node}, {"device", who.device}, {"pid", who.pid}}});
   joined_.insert({who.node, who.device});
+  if (!ask_what_is_held(worker, who, now_s)) return;
+  take_up_what_can_be(now_s);
   recover_all(now_s);
   queue_moved_ = true;
   start_what_fits(now_s);
@@ -54,6 +62,7 @@ void coordinator_logic::worker_lost(peer_id worker, const std::string& why, doub
   now_s_ = now_s;
   const auto found = workers_.find(worker);
   if (found == workers_.end()) return;
+  expect_to_be_the_newest();
   const auto gone = found->second;
   workers_.erase(found);
   actions_.push_back(remark{log_level::info,
@@ -62,12 +71,24 @@ void coordinator_logic::worker_lost(peer_id worker, const std::string& why, doub
   ++epoch_;
   queue_moved_ = true;
   std::vector<job_id> hit;
-  for (const auto& [id, job] : jobs_) {
+  for (auto& [id, job] : jobs_) {
+    job.reports_awaited.erase(worker);
+    job.results_awaited.erase(worker);
     if (std::ranges::any_of(job.ranks, [&](const rank_entry& r) { return r.worker == worker; })) hit.push_back(id);
   }
   for (const job_id id : hit)
     lose_ranks_of(*find(id), worker, gone, fmt::format("the worker is gone ({})", why), now_s);
   start_what_fits(now_s);
+}
+
+void coordinator_logic::expect_to_be_the_newest() const {
+  try {
+    store_.expect_to_be_the_newest();
+  } catch (const superseded&) {
+    throw;
+  } catch (const fault&) {
+    // A store that cannot be read says nothing against it.
+  }
 }
 
 void coordinator_logic::relay_joined(peer_id relay, const relay_ready& who, double now_s) {
@@ -83,6 +104,8 @@ void coordinator_logic::relay_joined(peer_id relay, const relay_ready& who, doub
   relays_[relay] = {who, now_s};
   actions_.push_back(
       remark{log_level::info, fmt::format("the relay of node {} is there", who.node), {{"node", who.node}}});
+  ask_what_is_held(relay, who);
+  take_up_what_can_be(now_s);
   recover_all(now_s);
   queue_moved_ = true;
   start_what_fits(now_s);
@@ -92,6 +115,8 @@ void coordinator_logic::relay_lost(peer_id relay, const std::string& why, double
   now_s_ = now_s;
   const auto found = relays_.find(relay);
   if (found == relays_.end()) return;
+  // Where it has left for a later coordinator, its node's workers are not this one's to dismiss.
+  expect_to_be_the_newest();
   const std::string node = found->second.who.node;
   relays_.erase(found);
   actions_.push_back(
@@ -228,6 +253,10 @@ void coordinator_logic::relay_said(peer_id relay, const relay_report& report, do
     auto* job = find(damaged->job);
     if (!job || damaged->rank >= static_cast<int>(job->ranks.size())) return;
     if (job->now == stage::reserving) return;
+    if (job->now == stage::resuming) {
+      job->damaged_blocks.insert({damaged->rank, damaged->layer});
+      return;
+    }
     // Another relay may hold a copy, and that is the one that counts: all are asked. Also of a block that is known to be damaged, for this
     // is another copy, which its relay may have named.
     job->damaged_blocks.insert({damaged->rank, damaged->layer});
@@ -283,6 +312,7 @@ void coordinator_logic::assign(const job_entry& job, int rank) {
 void coordinator_logic::start_prefill_of(job_entry& job, double now_s) {
   job.now = stage::prefilling;
   job.prefill_began_s = job.moved_s = now_s;
+  keep_run(job);
   for (const auto& shard : job.plan.shards) {
     const auto& rank = job.ranks[static_cast<std::size_t>(shard.rank)];
     actions_.push_back(to_worker{rank.worker, start_shard{job.run, shard.rank}});
@@ -296,7 +326,7 @@ void coordinator_logic::start_answer_of(job_entry& job, double now_s) {
   if (again) {
     ++job.asked_again;
   } else {
-    job.prefill_s = now_s - job.prefill_began_s;
+    job.prefill_s = std::max(job.prefill_s, now_s - job.prefill_began_s);
     job.question_began_s = now_s;
     tell(job, prefill_finished{job.id, job.prefill_s});
   }
@@ -342,7 +372,11 @@ void coordinator_logic::fail(job_id run, const failure& why) {
 }
 
 void coordinator_logic::release(job_entry& job) {
-  for (const peer_id worker : workers_of(job)) actions_.push_back(to_worker{worker, release_job{job.run}});
+  auto workers = workers_of(job);
+  for (const auto& [id, worker] : workers_) {
+    if (std::ranges::find(worker.who.jobs, job.run) != worker.who.jobs.end()) workers.insert(id);
+  }
+  for (const peer_id worker : workers) actions_.push_back(to_worker{worker, release_job{job.run}});
   for (const auto& [id, relay] : relays_) actions_.push_back(to_relay{id, release_log{job.run}});
   jobs_.erase(job.run);
   for (auto& waits : queue_) waits.waits_for_an_end = false;
@@ -393,27 +427,30 @@ void coordinator_logic::worker_reported(peer_id worker, const shard_progress& re
 
 void coordinator_logic::worker_reported(peer_id worker, const shard_finished& report, double now_s) {
   auto* job = job_of(worker, report.job, report.rank);
-  if (!job || job->now != stage::prefilling) return;
+  if (!job || job->now < stage::prefilling) return;
   auto& rank = job->ranks[static_cast<std::size_t>(report.rank)];
+  if (job->now == stage::answering && rank.prefill) return;
   rank.prefill = report.timings;
   rank.moved_s = now_s;
+  // When it began only an earlier coordinator knew.
+  if (job->taken_up) job->prefill_s = std::max(job->prefill_s, report.timings.total_s);
   if (rank.replay) close_replay(*job, report.rank, now_s);
   rank.progress.tokens_done = model_.shape.layers * job->plan.shards[static_cast<std::size_t>(report.rank)].tokens();
   rank.progress.waiting_for = -1;
   job->progress_changed = true;
-  if (std::ranges::all_of(job->ranks, [](const rank_entry& r) { return r.prefill.has_value(); }))
-    start_answer_of(*job, now_s);
+  if (!std::ranges::all_of(job->ranks, [](const rank_entry& r) { return r.prefill.has_value(); })) return;
+  job->now == stage::answering ? tell(*job, prefill_finished{job->id, job->prefill_s}) : start_answer_of(*job, now_s);
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const chosen_units& report, double) {
   auto* job = job_of(worker, report.job, report.rank);
   if (!job) return;
   // What a replayed rank tells again stands in for what it told before.
-  tell(*job, named(report, job->id));
+  tell_detail(*job, named(report, job->id));
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const trace_spans& report, double) {
-  if (auto* job = job_of(worker, report.job, report.rank)) tell(*job, named(report, job->id));
+  if (auto* job = job_of(worker, report.job, report.rank)) tell_detail(*job, named(report, job->id));
 }
 
 void coordinator_logic::worker_reported(peer_id, const answer_token& report, double now_s) {
@@ -431,7 +468,7 @@ void coordinator_logic::worker_reported(peer_id, const first_logits& report, dou
   auto* job = find(report.job);
   if (!job || report.first != job->logits_told) return;
   job->logits_told += static_cast<std::int64_t>(report.values.size());
-  tell(*job, named(report, job->id));
+  tell_detail(*job, named(report, job->id));
 }
 
 void coordinator_logic::worker_reported(peer_id worker, const answer_finished& report, double now_s) {
@@ -592,6 +629,7 @@ void coordinator_logic::tick(double now_s) {
       for (auto& rank : job.ranks) rank.moved_s += late_s;
       if (job.probe) job.probe->until_s += late_s;
       if (job.probed) job.probed->at_s += late_s;
+      if (job.take_up_at_s) *job.take_up_at_s += late_s;
     }
     for (auto& [id, client] : clients_) {
       client.heard_s += late_s;
@@ -600,6 +638,7 @@ void coordinator_logic::tick(double now_s) {
   }
   now_s_ = now_s;
   give_up_the_silent(now_s);
+  take_up_what_can_be(now_s);
   fail_the_unplaced(now_s);
   give_up_the_hung(now_s);
   look_after_the_cut_off(now_s);
@@ -621,6 +660,8 @@ std::vector<coordinator_action> coordinator_logic::take_actions() { return std::
 coordinator_logic::job_entry* coordinator_logic::job_of(peer_id worker, job_id run, int rank) {
   auto* const found = find(run);
   if (!found || rank < 0 || rank >= static_cast<int>(found->ranks.size())) return nullptr;
+  // It will tell all of it again, from the beginning.
+  if (found->now == stage::resuming || found->results_awaited.contains(worker)) return nullptr;
   return found->ranks[static_cast<std::size_t>(rank)].worker == worker ? found : nullptr;
 }
 

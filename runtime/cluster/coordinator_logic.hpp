@@ -78,6 +78,8 @@ struct coordinator_limits {
   std::size_t queue_max = 100;  ///< jobs that wait; further ones are refused
   std::size_t running_max = 8;  ///< jobs at once
   double assemble_s = 10;       ///< so long the first job waits for declared devices that have not joined
+  double take_up_s =
+      10;  ///< so long those who hold ranks of jobs that an earlier coordinator has begun may take to say so
   double orphan_s = 0;          ///< an attached job is cancelled when whoever asked has been gone for so long
   double client_silence_s = 5;  ///< a client that gives signs of life, and then none for so long, is gone
   client_outbox::limits outbox{};
@@ -91,7 +93,10 @@ struct coordinator_limits {
 /// the job, so that a block never comes to somebody who has not heard of it. What clients ask for is in coordinator_jobs.cpp.
 ///
 /// Clients know a job by its number in the store. Workers and relays know it by the number of this run of it, which holds the
-/// coordinator's generation: whatever comes from an earlier run, or from the time of an earlier coordinator, is nobody's.
+/// generation of the coordinator that has begun it: whatever comes from an earlier run is nobody's.
+///
+/// A job that an earlier coordinator has begun is taken up from those who hold it (coordinator_resume.cpp): resuming -> prefilling |
+/// answering, or queued again where nobody holds anything of it.
 ///
 /// A dead worker's shards are replayed somewhere else (coordinator_recovery.cpp) while the other ranks wait where they miss its
 /// blocks: lost -> fenced (no relay takes what the old attempt may still send; all say what they hold) -> placed -> prepared ->
@@ -103,7 +108,7 @@ struct coordinator_limits {
 class coordinator_logic {
  public:
   /// `declared` is the order in which ranks are laid over devices (node and name); others come behind, by their names. `store` outlives
-  /// this, and its unfinished jobs are queued again; without one, jobs are kept in memory.
+  /// this, and its unfinished jobs are taken up or queued again; without one, jobs are kept in memory.
   coordinator_logic(served_model model, const coordinator_limits& limits,
                     std::vector<std::pair<std::string, std::string>> declared = {}, job_store* store = nullptr);
 
@@ -122,6 +127,8 @@ class coordinator_logic {
   /// What is to be done now, in order; empties the list.
   [[nodiscard]] std::vector<coordinator_action> take_actions();
 
+  /// Goes with every command to a worker or relay.
+  [[nodiscard]] std::uint64_t generation() const { return store_.generation(); }
   [[nodiscard]] std::size_t workers() const { return workers_.size(); }
   [[nodiscard]] std::size_t relays() const { return relays_.size(); }
   /// Coming, waiting or running.
@@ -132,7 +139,7 @@ class coordinator_logic {
   [[nodiscard]] const std::string& trouble() const { return trouble_; }
 
  private:
-  enum class stage : std::uint8_t { reserving, preparing, prefilling, answering };
+  enum class stage : std::uint8_t { resuming, reserving, preparing, prefilling, answering };
 
   struct worker_entry {
     worker_ready who;
@@ -184,6 +191,8 @@ class coordinator_logic {
     held_blocks held;
     std::optional<open_replay> replay;
     std::set<peer_id> without_room;  ///< workers that could not take it
+    std::optional<held_shard>
+        reported;  ///< by its worker to this coordinator, which has not begun it; until relays have said what they hold
   };
   using node_pair = std::pair<std::string, std::string>;  ///< in order
   /// A relay has been asked whom it reaches.
@@ -219,9 +228,19 @@ class coordinator_logic {
     std::int64_t logits_told = 0;
     std::uint32_t asked_again = 0;
     bool progress_changed = false;
+    std::vector<client_update>
+        details;  ///< what was told of chosen units, logits and trace: for clients that come (again) later
 
-    std::uint32_t fence_round = 0;
-    std::uint32_t placed_round = 0;  ///< whose fence has been followed by place_blocks
+    bool begun = false;                 ///< the store knows of the run
+    bool run_unkept = false;            ///< but not the newest attempts
+    bool taken_up = false;              ///< an earlier coordinator has begun it
+    bool places_told = true;            ///< all its workers know where its ranks are
+    std::set<peer_id> reports_awaited;  ///< workers that were asked what they hold of it
+    std::set<peer_id> results_awaited;  ///< workers that were asked to tell again what an earlier coordinator has heard
+    std::optional<double> take_up_at_s;  ///< when it goes on without who has not said so
+
+    std::uint64_t fence_round = 0;
+    std::uint64_t placed_round = 0;  ///< whose fence has been followed by place_blocks
     double settled_s = 0;            ///< when that was
     std::set<peer_id> fences_awaited;
     std::map<peer_id, std::vector<rank_layers>> held;       ///< by each relay, at the newest fence
@@ -281,6 +300,28 @@ class coordinator_logic {
   /// Tells workers and relays to drop what the job left, and forgets it.
   void release(job_entry& job);
 
+  // ---- what earlier coordinators have begun: coordinator_resume.cpp ----
+
+  void resume(stored_job&& job);
+  /// Whoever comes with runs of an earlier coordinator's time is asked about those that wait for it, and drops the others. False: one has gone on
+  /// without this worker, which is dismissed.
+  [[nodiscard]] bool ask_what_is_held(peer_id worker, const worker_ready& who, double now_s);
+  void ask_what_is_held(peer_id relay, const relay_ready& who);
+  void worker_reported(peer_id worker, const shards_held& report, double now_s);
+  /// What that worker holds of a resuming job counts no more.
+  void forget_reports_of(job_entry& job, peer_id worker);
+  void take_up_what_can_be(double now_s);
+  [[nodiscard]] bool all_have_reported(const job_entry& job) const;
+  [[nodiscard]] bool all_declared_are_there() const;
+  void take_up(job_entry& job, double now_s);
+  /// It comes anew, and holds nothing then: no block that is still on its way to it reaches a rank that it is given later.
+  void dismiss_holder(peer_id worker, double now_s);
+  /// The question as those know it who were asked it; false: they are to be asked (again) once all ranks are there.
+  [[nodiscard]] bool take_up_answer(job_entry& job, double now_s);
+  /// Before anybody acts on it, the store knows that the run begins, and which attempts are the newest.
+  void keep_run(job_entry& job);
+  void begin_anew(job_entry& job);
+
   // ---- recovery: coordinator_recovery.cpp ----
 
   /// The job's ranks on that worker are to be computed somewhere else. May end the job.
@@ -302,6 +343,8 @@ class coordinator_logic {
   [[nodiscard]] std::map<peer_id, std::vector<place_blocks::forwarding>> forwardings_of(const job_entry& job) const;
   /// What relays held of a rank's blocks at the newest fence.
   [[nodiscard]] held_blocks held_of(const job_entry& job, int rank) const;
+  /// What ranks that were taken up have left to holders, as their workers have said it.
+  void name_reported_holders(job_entry& job);
   /// A living rank did not send what others held; what none of them has any more it must.
   void ask_again_for_lost_blocks(job_entry& job);
   /// What a relay has lost and none of the others holds its rank makes again.
@@ -358,6 +401,8 @@ class coordinator_logic {
   [[nodiscard]] std::string relay_address(const std::string& node) const;
   /// The relay of a node; 0 where there is none.
   [[nodiscard]] peer_id relay_of(const std::string& node) const;
+  /// Before somebody is given up: throws superseded.
+  void expect_to_be_the_newest() const;
   void give_up_the_silent(double now_s);
   void fail_the_stuck(double now_s);
   /// Workers whose devices compute and get nowhere.
@@ -368,6 +413,8 @@ class coordinator_logic {
   [[nodiscard]] std::set<peer_id> workers_of(const job_entry& job) const;
   /// All who follow the job.
   void tell(const kept_job& job, const client_update& update);
+  /// The same, and those who will; only jobs that were asked for them have details.
+  void tell_detail(job_entry& job, client_update update);
   void tell(peer_id client, client_update update);
   void send_what_may_be_sent(peer_id client, client_entry& to);
 

@@ -11,6 +11,7 @@ namespace baton {
 
 void coordinator_logic::lose_ranks_of(job_entry& job, peer_id worker, const worker_entry& gone, const std::string& why,
                                       double now_s) {
+  if (job.now == stage::resuming) return forget_reports_of(job, worker);
   // The last rank's answer is the answer: who is lost after it is not needed any more.
   if (job.now == stage::answering && job.ranks.back().answer) return finish(job);
   for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
@@ -28,6 +29,7 @@ void coordinator_logic::lose_ranks_of(job_entry& job, peer_id worker, const work
     ++r.attempt;
     r.worker = 0;
     r.ready = false;
+    r.reported.reset();
     r.prefill.reset();
     r.answer.reset();
     r.progress = {job.run, static_cast<int>(rank)};
@@ -35,6 +37,7 @@ void coordinator_logic::lose_ranks_of(job_entry& job, peer_id worker, const work
   job.moved_s = now_s;
   // Those that have answered so far wait for the lost one; all are asked again once it is back.
   if (job.now == stage::answering) job.now = stage::prefilling;
+  if (job.now > stage::preparing) keep_run(job);
   if (job.now > stage::reserving) fence(job, now_s);
 }
 
@@ -151,6 +154,7 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
     tell(job, shard_moved{job.id, rank, r.attempt, who.node, who.device, cause});
   }
   if (model_.memory_of) job.needs = model_.memory_of(job.plan);
+  name_reported_holders(job);
   ask_again_for_lost_blocks(job);
   ask_again_for_damaged_blocks(job, places);
   // Relays first: they take no block of a replayed rank before they know which ones count.
@@ -169,12 +173,29 @@ void coordinator_logic::place(job_entry& job, const std::map<int, peer_id>& plac
     blocks.forwardings = std::move(forwardings[relay]);
     actions_.push_back(to_relay{relay, blocks});
   }
+  const bool all_told = std::exchange(job.places_told, true);
   for (const peer_id worker : workers_of(job)) {
     const auto routes = routes_of(job, workers_.at(worker).who.node);
-    for (const auto& [rank, its_worker] : places)
-      actions_.push_back(to_worker{worker, rewire_rank{job.run, rank, routes.ranks[static_cast<std::size_t>(rank)]}});
+    for (int rank = 0; rank < job.plan.ranks(); ++rank) {
+      const auto& place = routes.ranks[static_cast<std::size_t>(rank)];
+      if (places.contains(rank) || (!all_told && place.attempt > 0))
+        actions_.push_back(to_worker{worker, rewire_rank{job.run, rank, place}});
+    }
   }
   for (const auto& [rank, worker] : places) assign(job, rank);
+}
+
+void coordinator_logic::name_reported_holders(job_entry& job) {
+  for (std::size_t rank = 0; rank < job.ranks.size(); ++rank) {
+    auto& r = job.ranks[rank];
+    if (!r.reported) continue;
+    const auto there = held_of(job, static_cast<int>(rank));
+    for (const std::int32_t layer : r.reported->held_layers) {
+      const auto copy = there.find(layer);
+      r.held.emplace(layer, copy == there.end() ? 0 : copy->second);
+    }
+    r.reported.reset();
+  }
 }
 
 void coordinator_logic::ask_again_for_lost_blocks(job_entry& job) {

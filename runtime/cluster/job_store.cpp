@@ -59,6 +59,7 @@ void memory_store::ended(job_id id, const std::optional<job_started>& started, c
   entry.job.state = state_of(end);
   entry.job.started = started;
   entry.job.end = end;
+  entry.job.begun.reset();
   entry.ids = {};
   const auto has_ended = [](const auto& e) { return e.second.job.end.has_value(); };
   if (static_cast<std::size_t>(std::ranges::count_if(jobs_, has_ended)) > ended_max)

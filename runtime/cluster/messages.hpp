@@ -28,7 +28,8 @@ struct failure {
 };
 failure failure_of(const fault& f);
 
-/// The coordinator's start that a run of a job belongs to: it is in the number that workers and relays know.
+/// The coordinator's start that began a run of a job: it is in the number that workers and relays know, so that no two runs have the
+/// same. A later coordinator may have taken the run up.
 constexpr std::uint64_t generation_of(job_id run) { return run >> 32; }
 constexpr job_id first_run_of(std::uint64_t generation) { return generation << 32; }
 
@@ -93,8 +94,21 @@ struct release_job {
 
   bool operator==(const release_job&) const = default;
 };
-using worker_command =
-    std::variant<assign_shard, shard_ids, start_shard, give_blocks, rewire_rank, ask_question, release_job>;
+/// A coordinator that has not begun this run is about to take it up. Answered by shards_held.
+struct report_shards {
+  job_id job = 0;
+
+  bool operator==(const report_shards&) const = default;
+};
+/// The run is taken up: whatever the worker has told of it may have been lost with an earlier coordinator, and is to be told again, behind
+/// another shards_held.
+struct report_results {
+  job_id job = 0;
+
+  bool operator==(const report_results&) const = default;
+};
+using worker_command = std::variant<assign_shard, shard_ids, start_shard, give_blocks, rewire_rank, ask_question,
+                                    release_job, report_shards, report_results>;
 
 // ---- worker to coordinator ----
 
@@ -106,8 +120,37 @@ struct worker_ready {
   std::string address{};          ///< on the data plane; empty where all ranks share one process
   std::int64_t pid = 0;
   std::int64_t block_multiple = 1;  ///< see buffer_sizes::block_multiple
+  std::vector<job_id> jobs{};       ///< runs that it holds shards of, from an earlier coordinator's time
 
   bool operator==(const worker_ready&) const = default;
+};
+/// One rank of a run as a worker holds it.
+struct held_shard {
+  enum class stage : std::uint8_t {
+    preparing,  ///< the device takes its memory
+    ready,      ///< shard_ready has been said
+    started,    ///< it computes, waits, or has failed, which report_results tells
+    prefilled,  ///< its KV lies on the device
+  };
+  int rank = 0;
+  std::uint32_t attempt = 0;
+  stage at = stage::preparing;
+  int layer = 0;
+  std::int64_t tokens_done = 0;
+  std::uint64_t chunks = 0;
+  std::vector<std::int32_t> held_layers{};  ///< ascending; left to holders: see assign_shard
+  bool asked = false;                  ///< the question has been put to it, and it has begun or finished the answer
+  std::uint32_t repeat = 0;            ///< question::repeat
+  std::vector<std::int32_t> tokens{};  ///< of the answer, that it knows
+
+  bool operator==(const held_shard&) const = default;
+};
+/// All that a worker holds of a run.
+struct shards_held {
+  job_id job = 0;
+  std::vector<held_shard> shards{};
+
+  bool operator==(const shards_held&) const = default;
 };
 /// A sign of life, at least as often as `timeouts.progress`.
 struct worker_alive {
@@ -212,7 +255,7 @@ struct job_released {
 };
 using worker_report =
     std::variant<worker_ready, worker_alive, shard_ready, shard_progress, shard_finished, chosen_units, trace_spans,
-                 answer_token, first_logits, answer_finished, shard_failed, job_released>;
+                 answer_token, first_logits, answer_finished, shard_failed, job_released, shards_held>;
 
 // ---- coordinator and relay ----
 
@@ -240,7 +283,7 @@ struct rank_layers {
 /// No block of a rank whose attempt is above 0 is taken any more, until place_blocks says which ones count. Answered by job_fenced.
 struct fence_job {
   job_id job = 0;
-  std::uint32_t round = 0;                ///< of the job: later ones stand in for earlier ones
+  std::uint64_t round = 0;                ///< of the job: later ones stand in for earlier ones
   std::vector<std::uint32_t> attempts{};  ///< of each rank
 
   bool operator==(const fence_job&) const = default;
@@ -255,7 +298,7 @@ struct place_blocks {
     bool operator==(const forwarding&) const = default;
   };
   job_id job = 0;
-  std::uint32_t round = 0;
+  std::uint64_t round = 0;
   std::vector<std::string> relays{};  ///< address of the relay of each rank's node
   std::vector<rank_layers>
       holders{};  ///< what replayed ranks, and those of a damaged block, leave to relays, by the attempts that made it
@@ -288,6 +331,7 @@ struct relay_ready {
   std::int64_t log_bytes_max = 0;
   std::string address{};  ///< on the data plane; empty where all ranks share one process
   std::int64_t pid = 0;
+  std::vector<job_id> jobs{};  ///< runs that it keeps the logs of, from an earlier coordinator's time
 
   bool operator==(const relay_ready&) const = default;
 };
@@ -327,7 +371,7 @@ struct block_damaged {
 /// What the relay holds of a job, once it takes no block of an earlier attempt any more.
 struct job_fenced {
   job_id job = 0;
-  std::uint32_t round = 0;
+  std::uint64_t round = 0;
   std::vector<rank_layers> held{};
 
   bool operator==(const job_fenced&) const = default;

@@ -4,16 +4,30 @@
 
 namespace baton {
 
-std::optional<std::vector<job_id>> relay_logic::hears_of(job_id run) {
-  const auto generation = generation_of(run);
+std::optional<std::vector<job_id>> relay_logic::heeds(std::uint64_t generation) {
   if (generation < generation_) return {};
-  generation_ = generation;
-  std::vector<job_id> older;
-  for (const auto& [job, entry] : jobs_) {
-    if (generation_of(job) < generation) older.push_back(job);
+  std::vector<job_id> untold;
+  if (std::exchange(generation_, generation) < generation) {
+    for (const auto& [run, job] : jobs_) {
+      if (!told_.contains(run)) untold.push_back(run);
+    }
+    for (const job_id run : untold) jobs_.erase(run);
   }
-  for (const job_id job : older) jobs_.erase(job);
-  return older;
+  return untold;
+}
+
+std::vector<job_id> relay_logic::joins() {
+  told_.clear();
+  for (const auto& [run, job] : jobs_) told_.insert(run);
+  return {told_.begin(), told_.end()};
+}
+
+void relay_logic::tells_damages_again() {
+  for (const auto& [run, job] : jobs_) {
+    for (const auto& key : job.damaged) {
+      if (!job.held.contains(key)) actions_.emplace_back(relay_report(block_damaged{run, key.source, key.layer}));
+    }
+  }
 }
 
 void relay_logic::log_reserved_for(const reserve_log& command) {

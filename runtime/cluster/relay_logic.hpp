@@ -46,9 +46,13 @@ class relay_logic {
 
   // ---- the coordinator, and what the log says to it ----
 
-  /// A command about this run has come. Nothing: an earlier coordinator says it, and it is not to be obeyed. Else the runs whose logs go,
-  /// because a later coordinator than theirs has been heard.
-  [[nodiscard]] std::optional<std::vector<job_id>> hears_of(job_id run);
+  /// A command has come. Nothing: a coordinator says it that is earlier than one that has been heard, and it is not to be obeyed. Else the
+  /// runs whose logs go, because this later coordinator has not been told of them.
+  [[nodiscard]] std::optional<std::vector<job_id>> heeds(std::uint64_t generation);
+  /// What a coordinator is told that the relay joins: runs whose logs have outlived an earlier one.
+  [[nodiscard]] std::vector<job_id> joins();
+  /// Says again which blocks were damaged and have not come again, for an earlier coordinator may not have heard it.
+  void tells_damages_again();
   void log_reserved_for(const reserve_log& command);
   void log_refused_for(const reserve_log& command, std::int64_t bytes_free);
   void log_refused_for(const reserve_log& command, const fault& why);
@@ -87,7 +91,7 @@ class relay_logic {
     std::size_t wants = 0;                               ///< in `waiting`
     std::set<block_key> damaged{};                       ///< once
 
-    std::uint32_t round = 0;              ///< of the newest fence
+    std::uint64_t round = 0;              ///< of the newest fence
     std::vector<std::uint32_t> attempts;  ///< of each rank; empty: all are 0
     /// Blocks of this node's ranks that came after the newest fence had been answered: place_blocks does not know of them.
     std::vector<std::pair<block_key, rank_range>> given_since_fence{};
@@ -102,6 +106,7 @@ class relay_logic {
 
   const std::string address_;
   std::uint64_t generation_ = 0;  ///< the highest that a command was of
+  std::set<job_id> told_;         ///< to the coordinator that it has joined last
   std::map<job_id, job_entry> jobs_;
   std::vector<relay_action> actions_;
 };

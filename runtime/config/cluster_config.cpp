@@ -302,6 +302,8 @@ recovery_config read_recovery(config_section& in) {
   in.read("replays", recovery.replays, config::whole(0, 100));
   in.read("reserve", recovery.reserve, config::whole(0, 100));
   in.read("replacement", recovery.replacement_ms, config::duration_ms(0, hour_ms));
+  in.read("take_up", recovery.take_up_ms, config::duration_ms(0, hour_ms));
+  in.read("keep", recovery.keep_ms, config::duration_ms(0, 24 * hour_ms));
   return recovery;
 }
 

@@ -114,6 +114,9 @@ struct recovery_config {
   int replays = 3;              ///< of one shard; then its job fails. 0: at once
   int reserve = 1;              ///< shards that each device has room for on top of its own, where its memory is auto
   int replacement_ms = 30'000;  ///< a job fails whose lost shard no device could take for so long
+  int take_up_ms =
+      10'000;             ///< what nobody tells a coordinator within so long that it holds is lost with the one before
+  int keep_ms = 120'000;  ///< so long workers and relays keep what they hold while there is no coordinator
 
   bool operator==(const recovery_config&) const = default;
 };

@@ -141,8 +141,11 @@ std::string describe(const cluster_config& cluster) {
   text += fmt::format("security:\n  certificates: {}\n", in_quotes(cluster.security.certificates.string()));
   text += fmt::format("limits:\n  positions_max: {}\n", or_auto(cluster.positions_max));
   text += describe(cluster.timeouts);
-  return text + fmt::format("recovery:\n  replays: {}\n  reserve: {}\n  replacement: {}\n", cluster.recovery.replays,
-                            cluster.recovery.reserve, config::format_duration_ms(cluster.recovery.replacement_ms));
+  return text + fmt::format("recovery:\n  replays: {}\n  reserve: {}\n  replacement: {}\n  take_up: {}\n  keep: {}\n",
+                            cluster.recovery.replays, cluster.recovery.reserve,
+                            config::format_duration_ms(cluster.recovery.replacement_ms),
+                            config::format_duration_ms(cluster.recovery.take_up_ms),
+                            config::format_duration_ms(cluster.recovery.keep_ms));
 }
 
 }  // namespace baton

@@ -107,7 +107,7 @@ task decode_pass::run() {
     if (std::ranges::find(asked_.stop_tokens, token_) != asked_.stop_tokens.end()) co_return;
     ++answer_tokens_;
     const bool is_new = static_cast<std::size_t>(index) >= asked_.forced_tokens.size();
-    if (is_last() && is_new && hears_.on_token) hears_.on_token(index, token_);
+    if (is_new && hears_.on_token) hears_.on_token(index, token_);
     if (answer_tokens_ == asked_.max_new_tokens) co_return;
     count = 1;
     const std::int32_t next = token_;

@@ -54,10 +54,11 @@ struct step_inputs {
 /// later one; without other ranks that is a whole token, whose phases are not told apart. Borrows everything that it is given.
 class decode_pass final : public pass {
  public:
-  /// Where the last rank hears its results. Called on the compute thread.
+  /// Hears the results, on the compute thread.
   struct listener {
-    std::function<void(int index, std::int32_t token)> on_token;  ///< not for forced ones
-    std::function<void(std::span<const float>)> on_first_logits;  ///< (vocabulary); empty: nobody wants them
+    std::function<void(int index, std::int32_t token)> on_token;  ///< on every rank; not for forced ones
+    std::function<void(std::span<const float>)>
+        on_first_logits;  ///< on the last; (vocabulary); empty: nobody wants them
   };
 
   decode_pass(device_context& device, const job_plan& plan, int rank, job_id job, const kv_shard& shard,

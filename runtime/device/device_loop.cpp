@@ -153,12 +153,12 @@ void device_loop::handle(start_answer&& command) {
     decode_pass::listener hears;
     const job_id job = command.job;
     const auto number = command.asked.number;
-    hears.on_token = [this, job, number, repeat = command.asked.repeat](int index, std::int32_t token) {
-      on_event_(token_chosen{job, number, index, token, repeat});
+    hears.on_token = [this, job, rank = s->rank, number, repeat = command.asked.repeat](int index, std::int32_t token) {
+      on_event_(token_chosen{job, rank, number, index, token, repeat});
     };
     if (command.keep_first_logits) {
-      hears.on_first_logits = [this, job, number](std::span<const float> logits) {
-        on_event_(logits_ready{job, number, {logits.begin(), logits.end()}});
+      hears.on_first_logits = [this, job, rank = s->rank, number](std::span<const float> logits) {
+        on_event_(logits_ready{job, rank, number, {logits.begin(), logits.end()}});
       };
     }
     s->asked = command.asked;

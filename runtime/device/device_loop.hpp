@@ -82,8 +82,10 @@ struct prefill_done {
   /// As pass::computed, of all prefills of this rank and job that this device has begun.
   std::vector<std::int64_t> computed{};
 };
+/// By this rank, or by the last one, which has told it.
 struct token_chosen {
   job_id job = 0;
+  int rank = 0;
   std::uint32_t question = 0;
   int index = 0;
   std::int32_t token = 0;
@@ -91,6 +93,7 @@ struct token_chosen {
 };
 struct logits_ready {
   job_id job = 0;
+  int rank = 0;
   std::uint32_t question = 0;
   std::vector<float> logits;
 };

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 #include <set>
+#include <sstream>
 #include <utility>
 
 #include <fcntl.h>
@@ -23,7 +24,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int version = 1;
-constexpr const char* columns = "id, asked, state, started, ended";
+constexpr const char* columns = "id, asked, state, started, ended, run, begun, attempts";
+constexpr const char* jobs_and_runs = "jobs LEFT JOIN runs ON runs.job = jobs.id AND jobs.state = 0";
 
 [[noreturn]] void refuse(const fs::path& where, int error) {
   const auto code = error == ENOSPC || error == EDQUOT ? fault_code::out_of_memory : fault_code::device;
@@ -192,6 +194,11 @@ void journal::prepare_tables() {
       "  state INTEGER NOT NULL,"  // job_state
       "  started BLOB,"            // job_started and what the job ended with, as ClientUpdates
       "  ended BLOB);"
+      "CREATE TABLE IF NOT EXISTS runs ("
+      "  job INTEGER PRIMARY KEY,"  // the newest run of each
+      "  run INTEGER NOT NULL,"
+      "  begun BLOB NOT NULL,"      // job_started with the plan, as a ClientUpdate
+      "  attempts TEXT NOT NULL);"  // of each rank, separated by spaces
       "PRAGMA user_version=1;"
       "COMMIT");
 }
@@ -218,25 +225,46 @@ void journal::remove_unneeded_documents() {
 
 fs::path journal::document_file(const std::string& hash) const { return folder_ / "documents" / (hash + ".ids"); }
 
-void journal::write_document(const std::string& hash, std::span<const std::int32_t> ids) const {
-  const auto file = document_file(hash);
-  if (fs::exists(file)) return;  // by its name it is what it should be
+void journal::write_file(const fs::path& file, std::string_view bytes, std::string_view step) const {
   const auto unfinished = fs::path(file).concat(".new");
   try {
     {
       const open_file out(unfinished, O_WRONLY | O_CREAT | O_TRUNC);
-      out.write(bytes_of(ids));
+      out.write(bytes);
       out.sync();
     }
-    done("document written");
+    done(step);
     if (rename(unfinished.c_str(), file.c_str()) != 0) refuse(file, errno);
-    open_file(folder_ / "documents", O_RDONLY | O_DIRECTORY).sync();
+    open_file(file.parent_path(), O_RDONLY | O_DIRECTORY).sync();
   } catch (const fault&) {
     std::error_code ignored;
     fs::remove(unfinished, ignored);
     throw;
   }
+}
+
+void journal::write_document(const std::string& hash, std::span<const std::int32_t> ids) const {
+  const auto file = document_file(hash);
+  if (fs::exists(file)) return;  // by its name it is what it should be
+  write_file(file, bytes_of(ids), "document written");
   done("document named");
+}
+
+secret_key journal::data_plane_root() {
+  const auto file = folder_ / "data-plane.key";
+  secret_key root{};
+  if (!fs::exists(file)) {
+    root = random_key();
+    write_file(file, {reinterpret_cast<const char*>(root.data()), root.size()}, "key written");
+    return root;
+  }
+  std::ifstream in(file, std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(in), {}};
+  if (bytes.size() != root.size())
+    throw fault(fault_code::corruption, "the data plane's key is damaged; remove it, and running jobs begin anew",
+                file.string());
+  std::memcpy(root.data(), bytes.data(), root.size());
+  return root;
 }
 
 job_id journal::keep(const submit_job& asked, std::span<const std::int32_t> ids) {
@@ -263,19 +291,28 @@ std::vector<stored_job> journal::all_of(statement& found) const {
     job.state = static_cast<job_state>(found.number(2));
     if (found.has(3)) job.started = std::get<job_started>(decode_client_update(found.bytes(3)));
     if (found.has(4)) job.end = decode_client_update(found.bytes(4));
+    if (found.has(5)) {
+      begun_run begun{.run = static_cast<job_id>(found.number(5)),
+                      .plan = std::get<job_started>(decode_client_update(found.bytes(6))).plan,
+                      .attempts = {}};
+      std::istringstream attempts(found.bytes(7));
+      for (std::uint32_t attempt = 0; attempts >> attempt;) begun.attempts.push_back(attempt);
+      begun.attempts.resize(begun.plan.shards.size());
+      job.begun = std::move(begun);
+    }
     jobs.push_back(std::move(job));
   }
   return jobs;
 }
 
 std::optional<stored_job> journal::find(job_id id) {
-  statement found(*this, fmt::format("SELECT {} FROM jobs WHERE id = ?", columns));
+  statement found(*this, fmt::format("SELECT {} FROM {} WHERE id = ?", columns, jobs_and_runs));
   const auto jobs = all_of(found.bind(1, static_cast<std::int64_t>(id)));
   return jobs.empty() ? std::nullopt : std::optional(jobs.front());
 }
 
 std::optional<stored_job> journal::find(const std::string& request_id) {
-  statement found(*this, fmt::format("SELECT {} FROM jobs WHERE request = ?", columns));
+  statement found(*this, fmt::format("SELECT {} FROM {} WHERE request = ?", columns, jobs_and_runs));
   const auto jobs = all_of(found.bind(1, request_id));
   return jobs.empty() ? std::nullopt : std::optional(jobs.front());
 }
@@ -295,6 +332,20 @@ std::vector<std::int32_t> journal::ids_of(job_id id) {
   return ids;
 }
 
+void journal::began(job_id id, const begun_run& run) {
+  statement insert(*this,
+                   "INSERT OR REPLACE INTO runs (job, run, begun, attempts) SELECT ?, ?, ?, ? FROM starts "
+                   "WHERE generation = ? RETURNING job");
+  insert.bind(1, static_cast<std::int64_t>(id)).bind(2, static_cast<std::int64_t>(run.run));
+  insert.bind_bytes(3, encode(client_update(job_started{id, run.plan})));
+  const auto attempts = fmt::format("{}", fmt::join(run.attempts, " "));
+  insert.bind(4, attempts).bind(5, static_cast<std::int64_t>(generation_));
+  bool kept = false;
+  while (insert.step()) kept = true;
+  if (!kept) expect_to_be_the_newest();
+  done("run kept");
+}
+
 void journal::ended(job_id id, const std::optional<job_started>& started, const client_update& end) {
   statement update(*this,
                    "UPDATE jobs SET state = ?, started = ?, ended = ? WHERE id = ? "
@@ -311,6 +362,8 @@ void journal::ended(job_id id, const std::optional<job_started>& started, const 
   std::error_code ignored;
   if (!others.bind(1, hash).step()) fs::remove(document_file(hash), ignored);
   done("document removed");
+  statement run_of_it(*this, "DELETE FROM runs WHERE job = ?");
+  run_of_it.bind(1, static_cast<std::int64_t>(id)).step();
   forget_the_oldest();
 }
 
@@ -329,12 +382,12 @@ void journal::forget_the_oldest() {
 }
 
 std::vector<stored_job> journal::unfinished() {
-  statement found(*this, fmt::format("SELECT {} FROM jobs WHERE state = 0 ORDER BY id", columns));
+  statement found(*this, fmt::format("SELECT {} FROM {} WHERE state = 0 ORDER BY id", columns, jobs_and_runs));
   return all_of(found);
 }
 
 std::vector<job_summary> journal::newest(std::size_t count_max) {
-  statement found(*this, fmt::format("SELECT {} FROM jobs ORDER BY id DESC LIMIT ?", columns));
+  statement found(*this, fmt::format("SELECT {} FROM {} ORDER BY id DESC LIMIT ?", columns, jobs_and_runs));
   std::vector<job_summary> all;
   for (const auto& job : all_of(found.bind(1, static_cast<std::int64_t>(count_max)))) all.push_back(summary_of(job));
   return all;

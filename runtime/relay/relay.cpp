@@ -25,23 +25,30 @@ relay::~relay() {
   if (network_) network_->listen(nullptr);
 }
 
-relay_ready relay::who() const {
-  return {node_, log_.bytes_max(), network_ ? network_->address() : std::string(), ::getpid()};
+relay_ready relay::joins() {
+  const std::lock_guard lock(mutex_);
+  return {node_, log_.bytes_max(), network_ ? network_->address() : std::string(), ::getpid(), logic_.joins()};
 }
 
 // ---- what the coordinator says ----
 
-void relay::coordinator_said(const relay_command& command) {
-  const job_id run = std::visit([](const auto& c) { return c.job; }, command);
-  std::optional<std::vector<job_id>> outlived;
+void relay::coordinator_said(const relay_command& command, std::uint64_t generation) {
+  std::optional<std::vector<job_id>> untold;
   {
     const std::lock_guard lock(mutex_);
-    outlived = logic_.hears_of(run);
-    if (!outlived) return;
-    for (const job_id older : *outlived) forget(older);
+    untold = logic_.heeds(generation);
+    if (!untold) return;
   }
-  for (const job_id older : *outlived) log_.release(older);
+  for (const job_id run : *untold) coordinator_said_this(release_log{run});
   std::visit([this](const auto& c) { coordinator_said_this(c); }, command);
+}
+
+void relay::tell_damages_again() {
+  std::unique_lock lock(mutex_);
+  logic_.tells_damages_again();
+  auto actions = logic_.take_actions();
+  lock.unlock();
+  perform(std::move(actions));
 }
 
 void relay::coordinator_said_this(const reserve_log& command) {

@@ -32,8 +32,12 @@ class relay final : private messenger::listener {
   relay(const relay&) = delete;
   relay& operator=(const relay&) = delete;
 
-  [[nodiscard]] relay_ready who() const;
-  void coordinator_said(const relay_command& command);
+  /// What a coordinator is told that the relay joins; logs outlive coordinators.
+  [[nodiscard]] relay_ready joins();
+  /// After it has joined one that may not have heard all that the one before was told.
+  void tell_damages_again();
+  /// `generation`: of the coordinator that says it.
+  void coordinator_said(const relay_command& command, std::uint64_t generation = 0);
 
   [[nodiscard]] relay_log& log() { return log_; }
 

@@ -18,6 +18,7 @@ inline constexpr std::int64_t tokens_max = INT32_MAX;  ///< positions and token 
 inline constexpr int ranks_max = 65535;                ///< a block's key holds rank and layer in 16 bits
 inline constexpr int layers_max = 65536;
 inline constexpr std::size_t text_bytes_max = 4096;
+inline constexpr int held_jobs_max = 4096;  ///< that a worker or relay holds
 
 /// Where in a message a value stands. Lives on the stack and points at its parent, so that a path costs nothing until a
 /// value is refused.

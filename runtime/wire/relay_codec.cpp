@@ -136,13 +136,16 @@ void write(const relay_ready& from, RelayReady& to) {
   to.set_log_bytes_max(from.log_bytes_max);
   to.set_address(from.address);
   to.set_pid(from.pid);
+  append(from.jobs, *to.mutable_jobs());
 }
 
 relay_ready read(const RelayReady& in, const place& at) {
+  within(in.jobs_size(), 0, held_jobs_max, at / "jobs");
   return {.node = text(in.node(), at / "node"),
           .log_bytes_max = byte_count(in.log_bytes_max(), at / "log_bytes_max"),
           .address = address(in.address(), at / "address"),
-          .pid = process_number(in.pid(), at / "pid")};
+          .pid = process_number(in.pid(), at / "pid"),
+          .jobs = {in.jobs().begin(), in.jobs().end()}};
 }
 
 void write(const relay_alive& from, RelayAlive& to) { to.set_log_bytes(from.log_bytes); }
@@ -229,9 +232,10 @@ worker_ended read(const WorkerEnded& in, const place& at) {
 }  // namespace
 }  // namespace wire
 
-std::string encode(const relay_command& command) {
+std::string encode(const relay_command& command, std::uint64_t generation) {
   using namespace wire;
   RelayCommand to;
+  to.set_generation(generation);
   std::visit(overloaded{
                  [&](const reserve_log& c) { write(c, *to.mutable_reserve_log()); },
                  [&](const release_log& c) { write(c, *to.mutable_release_log()); },
@@ -244,10 +248,11 @@ std::string encode(const relay_command& command) {
   return to.SerializeAsString();
 }
 
-relay_command decode_relay_command(std::string_view bytes) {
+relay_command decode_relay_command(std::string_view bytes, std::uint64_t* generation) {
   using namespace wire;
   const place at("relay_command");
   const auto in = parse<RelayCommand>(bytes, at);
+  if (generation) *generation = in.generation();
   switch (in.kind_case()) {
     case in.kReserveLog: return read(in.reserve_log(), place("reserve_log"));
     case in.kReleaseLog: return read(in.release_log(), place("release_log"));

@@ -9,6 +9,7 @@ namespace baton {
 namespace wire {
 namespace {
 
+static_assert(HELD_STAGE_PREFILLED == static_cast<int>(held_shard::stage::prefilled) + 1);
 static_assert(FAULT_CODE_INTERNAL == static_cast<int>(fault_code::internal) + 1);
 static_assert(ACTIVITY_WAIT == static_cast<int>(activity::wait) + 1);
 static_assert(BLOCK_PHASE_DECODE == static_cast<int>(block_phase::decode) + 1);
@@ -142,6 +143,14 @@ void write(const release_job& from, ReleaseJob& to) { to.set_job(from.job); }
 
 release_job read(const ReleaseJob& in, const place&) { return {.job = in.job()}; }
 
+void write(const report_shards& from, ReportShards& to) { to.set_job(from.job); }
+
+report_shards read(const ReportShards& in, const place&) { return {.job = in.job()}; }
+
+void write(const report_results& from, ReportResults& to) { to.set_job(from.job); }
+
+report_results read(const ReportResults& in, const place&) { return {.job = in.job()}; }
+
 // ---- worker to coordinator ----
 
 void write(const worker_ready& from, WorkerReady& to) {
@@ -152,16 +161,57 @@ void write(const worker_ready& from, WorkerReady& to) {
   to.set_address(from.address);
   to.set_pid(from.pid);
   to.set_block_multiple(from.block_multiple);
+  append(from.jobs, *to.mutable_jobs());
 }
 
 worker_ready read(const WorkerReady& in, const place& at) {
+  within(in.jobs_size(), 0, held_jobs_max, at / "jobs");
   return {.node = text(in.node(), at / "node"),
           .device = text(in.device(), at / "device"),
           .kernel_class = text(in.kernel_class(), at / "kernel_class"),
           .memory_bytes = byte_count(in.memory_bytes(), at / "memory_bytes"),
           .address = address(in.address(), at / "address"),
           .pid = process_number(in.pid(), at / "pid"),
-          .block_multiple = within(in.block_multiple(), 1, INT32_MAX, at / "block_multiple")};
+          .block_multiple = within(in.block_multiple(), 1, INT32_MAX, at / "block_multiple"),
+          .jobs = {in.jobs().begin(), in.jobs().end()}};
+}
+
+void write(const held_shard& from, HeldShard& to) {
+  to.set_rank(from.rank);
+  to.set_attempt(from.attempt);
+  to.set_at(number_of<HeldStage>(from.at));
+  to.set_layer(from.layer);
+  to.set_tokens_done(from.tokens_done);
+  to.set_chunks(from.chunks);
+  append(from.held_layers, *to.mutable_held_layers());
+  to.set_asked(from.asked);
+  to.set_repeat(from.repeat);
+  append(from.tokens, *to.mutable_tokens());
+}
+
+held_shard read(const HeldShard& in, const place& at) {
+  return {.rank = rank(in.rank(), at / "rank"),
+          .attempt = in.attempt(),
+          .at = one_of(in.at(), held_shard::stage::prefilled, at / "at"),
+          .layer = layer(in.layer(), at / "layer"),
+          .tokens_done = byte_count(in.tokens_done(), at / "tokens_done"),
+          .chunks = in.chunks(),
+          .held_layers = layers(in.held_layers(), at / "held_layers"),
+          .asked = in.asked(),
+          .repeat = within(in.repeat(), 0u, 255u, at / "repeat"),
+          .tokens = ids(in.tokens(), at / "tokens")};
+}
+
+void write(const shards_held& from, ShardsHeld& to) {
+  to.set_job(from.job);
+  for (const auto& shard : from.shards) write(shard, *to.add_shards());
+}
+
+shards_held read(const ShardsHeld& in, const place& at) {
+  shards_held held{in.job(), {}};
+  within(in.shards_size(), 0, ranks_max, at / "shards");
+  for (int i = 0; i < in.shards_size(); ++i) held.shards.push_back(read(in.shards(i), at.item("shards", i)));
+  return held;
 }
 
 void write(const worker_alive&, WorkerAlive&) {}
@@ -434,9 +484,10 @@ first_logits read(const FirstLogits& in, const place& at) {
 
 }  // namespace wire
 
-std::string encode(const worker_command& command) {
+std::string encode(const worker_command& command, std::uint64_t generation) {
   using namespace wire;
   WorkerCommand to;
+  to.set_generation(generation);
   std::visit(overloaded{
                  [&](const assign_shard& c) { write(c, *to.mutable_assign_shard()); },
                  [&](const shard_ids& c) { write(c, *to.mutable_shard_ids()); },
@@ -445,15 +496,18 @@ std::string encode(const worker_command& command) {
                  [&](const rewire_rank& c) { write(c, *to.mutable_rewire_rank()); },
                  [&](const ask_question& c) { write(c, *to.mutable_ask_question()); },
                  [&](const release_job& c) { write(c, *to.mutable_release_job()); },
+                 [&](const report_shards& c) { write(c, *to.mutable_report_shards()); },
+                 [&](const report_results& c) { write(c, *to.mutable_report_results()); },
              },
              command);
   return to.SerializeAsString();
 }
 
-worker_command decode_worker_command(std::string_view bytes) {
+worker_command decode_worker_command(std::string_view bytes, std::uint64_t* generation) {
   using namespace wire;
   const place at("worker_command");
   const auto in = parse<WorkerCommand>(bytes, at);
+  if (generation) *generation = in.generation();
   switch (in.kind_case()) {
     case in.kAssignShard: return read(in.assign_shard(), place("assign_shard"));
     case in.kShardIds: return read(in.shard_ids(), place("shard_ids"));
@@ -462,6 +516,8 @@ worker_command decode_worker_command(std::string_view bytes) {
     case in.kRewireRank: return read(in.rewire_rank(), place("rewire_rank"));
     case in.kAskQuestion: return read(in.ask_question(), place("ask_question"));
     case in.kReleaseJob: return read(in.release_job(), place("release_job"));
+    case in.kReportShards: return read(in.report_shards(), place("report_shards"));
+    case in.kReportResults: return read(in.report_results(), place("report_results"));
     case in.KIND_NOT_SET: break;
   }
   refuse(at / "kind", "missing or unknown");
@@ -483,6 +539,7 @@ std::string encode(const worker_report& report) {
                  [&](const answer_finished& r) { write(r, *to.mutable_answer_finished()); },
                  [&](const shard_failed& r) { write(r, *to.mutable_shard_failed()); },
                  [&](const job_released& r) { write(r, *to.mutable_job_released()); },
+                 [&](const shards_held& r) { write(r, *to.mutable_shards_held()); },
              },
              report);
   return to.SerializeAsString();
@@ -505,6 +562,7 @@ worker_report decode_worker_report(std::string_view bytes) {
     case in.kAnswerFinished: return read(in.answer_finished(), place("answer_finished"));
     case in.kShardFailed: return read(in.shard_failed(), place("shard_failed"));
     case in.kJobReleased: return read(in.job_released(), place("job_released"));
+    case in.kShardsHeld: return read(in.shards_held(), place("shards_held"));
     case in.KIND_NOT_SET: break;
   }
   refuse(at / "kind", "missing or unknown");

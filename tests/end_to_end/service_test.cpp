@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <functional>
 #include <optional>
 #include <stdexcept>
 #include <thread>
@@ -34,6 +36,41 @@ struct service : testing::Test {
   static std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
+  }
+  /// What a client has of a job that it has followed from its submission on.
+  struct outcome {
+    std::string out;
+    std::string dump;
+    json result;
+  };
+  std::vector<std::string> more;  ///< options of those jobs
+
+  /// `harm` is called while the job waits or runs.
+  [[nodiscard]] outcome outcome_of(service_cluster& cluster, const std::function<void()>& harm) const {
+    const auto dump = (cluster.folder() / "dump.safetensors").string();
+    const auto out = (cluster.folder() / "out.json").string();
+    auto words = with(large_job, {"--dump", dump, "--json", out, "--quiet"});
+    const auto client = cluster.begin("submit", with(words, more), large_text);
+    harm();
+    const auto ended = client->wait();
+    EXPECT_EQ(ended.exit_code, 0) << ended.err;
+    if (ended.exit_code != 0) return {};
+    return {ended.out, text_of(dump), json_of(out)};
+  }
+  /// Chunks of each layer, by all attempts of the rank.
+  static std::vector<std::int64_t> computed_by(const outcome& of, std::size_t rank) {
+    return of.result.at("ranks").at(rank).at("computed");
+  }
+  static void expect_the_same_and_nothing_twice(const outcome& is, const outcome& expected) {
+    EXPECT_EQ(is.out, expected.out);
+    EXPECT_TRUE(is.dump == expected.dump) << "logits or chosen units differ";
+    ASSERT_TRUE(is.result.is_object());
+    EXPECT_EQ(is.result.at("answer_ids"), expected.result.at("answer_ids"));
+    EXPECT_TRUE(is.result.at("replays").empty());
+    for (std::size_t rank = 0; rank < expected.result.at("ranks").size(); ++rank) {
+      EXPECT_FALSE(computed_by(expected, rank).empty());
+      EXPECT_EQ(computed_by(is, rank), computed_by(expected, rank)) << "rank " << rank;
+    }
   }
   static std::set<std::string> keys_of(const json& object) {
     std::set<std::string> keys;
@@ -176,6 +213,91 @@ TEST_F(service, a_coordinator_that_is_killed_takes_up_its_jobs_again) {
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(result.out, small_answer.out);
   EXPECT_EQ(cluster.status().at("generation"), 2);
+}
+
+TEST_F(service,
+       a_coordinator_that_is_killed_in_the_prefill_is_followed_by_one_that_takes_it_up_and_nothing_is_computed_twice) {
+  service_cluster cluster;
+  cluster.start_all();
+  const auto undisturbed = outcome_of(cluster, [] {});
+  const std::vector<int> workers{cluster.worker_of("west"), cluster.worker_of("east")};
+  int layer_before = -1;
+  const auto resumed = outcome_of(cluster, [&] {
+    ASSERT_TRUE(cluster.wait_until([&](const json& status) {
+      const auto& job = status.at("jobs").at(0);
+      if (job.at("state") != "prefilling") return false;
+      for (const auto& rank : job.at("ranks")) layer_before = std::max(layer_before, rank.at("layer").get<int>());
+      return layer_before > 0;
+    }));
+    cluster.kill_coordinator();
+    // Workers compute, and relays pass on, without one.
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    cluster.start_coordinator();
+  });
+  ASSERT_GT(layer_before, 0);
+  EXPECT_THAT(cluster.coordinator_said(), HasSubstr("job 2 goes on: all its ranks are held"));
+  expect_the_same_and_nothing_twice(resumed, undisturbed);
+  EXPECT_EQ((std::vector<int>{cluster.worker_of("west"), cluster.worker_of("east")}), workers);
+  EXPECT_EQ(cluster.status().at("generation"), 2);
+}
+
+TEST_F(service,
+       a_coordinator_that_is_killed_in_the_answer_is_followed_by_one_that_takes_it_up_and_nothing_is_computed_twice) {
+  service_cluster cluster;
+  cluster.start_all();
+  more = {"--max-new-tokens", "300", "--temperature", "1.5", "--seed", "7"};
+  const auto undisturbed = outcome_of(cluster, [] {});
+  ASSERT_EQ(undisturbed.result.at("answer_ids").size(), 300u) << "long enough to be interrupted";
+  const auto resumed = outcome_of(cluster, [&] {
+    ASSERT_TRUE(cluster.wait_for_state("2", "answering"));
+    cluster.kill_coordinator();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    cluster.start_coordinator();
+  });
+  EXPECT_THAT(cluster.coordinator_said(), HasSubstr("job 2 goes on: all its ranks are held"));
+  expect_the_same_and_nothing_twice(resumed, undisturbed);
+}
+
+TEST_F(service, a_worker_that_dies_while_there_is_no_coordinator_is_replayed_alone_by_the_next_one) {
+  service_cluster cluster;
+  cluster.start_all();
+  const auto undisturbed = outcome_of(cluster, [] {});
+  const auto resumed = outcome_of(cluster, [&] {
+    ASSERT_TRUE(cluster.wait_for_state("2", "prefilling"));
+    const int victim = cluster.worker_of("east");
+    cluster.kill_coordinator();
+    kill(victim, SIGKILL);
+    cluster.start_coordinator();
+  });
+  EXPECT_THAT(cluster.coordinator_said(), HasSubstr("job 2 goes on: 2 of its 4 ranks are held"));
+  EXPECT_EQ(resumed.out, undisturbed.out);
+  EXPECT_TRUE(resumed.dump == undisturbed.dump) << "logits or chosen units differ";
+  ASSERT_EQ(resumed.result.at("replays").size(), 2u);
+  for (std::size_t rank = 0; rank < 4; ++rank) {
+    const bool lost = std::ranges::any_of(resumed.result.at("replays"),
+                                          [&](const json& replay) { return replay.at("rank") == rank; });
+    if (lost) continue;
+    EXPECT_EQ(computed_by(resumed, rank), computed_by(undisturbed, rank)) << "rank " << rank;
+  }
+}
+
+TEST_F(service, what_no_coordinator_takes_up_in_time_is_let_go_and_begins_anew) {
+  service_cluster cluster({}, "recovery: {keep: 100ms}");
+  cluster.start_all();
+  const auto undisturbed = outcome_of(cluster, [] {});
+  const auto anew = outcome_of(cluster, [&] {
+    ASSERT_TRUE(cluster.wait_for_state("2", "prefilling"));
+    cluster.kill_coordinator();
+    for (const auto* node : {"west", "east"}) {
+      for (int i = 0; i < 6000 && cluster.node_said(node).find("what was held for one is gone") == std::string::npos;
+           ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      EXPECT_THAT(cluster.node_said(node), HasSubstr("what was held for one is gone"));
+    }
+    cluster.start_coordinator();
+  });
+  EXPECT_THAT(cluster.coordinator_said(), HasSubstr("job 2 begins anew: nobody holds any of its ranks"));
+  expect_the_same_and_nothing_twice(anew, undisturbed);  // by workers that have forgotten what was before
 }
 
 TEST_F(service, a_killed_worker_is_started_again_and_its_ranks_are_replayed) {

@@ -82,6 +82,7 @@ struct simulated_cluster::worker {
   worker_logic logic;
   std::size_t joined;              ///< which coordinator
   std::uint64_t newest_heard = 0;  ///< the highest generation of a command
+  std::set<job_id> ordered{};      ///< runs that this coordinator has spoken of, and has not released
   std::map<std::pair<job_id, int>, shard> shards{};
   std::map<job_id, job_routes> routes{};
   std::map<std::pair<job_id, int>, std::map<block_key, data_message>> mailboxes{};
@@ -130,6 +131,10 @@ class simulated_cluster::journal final : public job_store {
     return in_.options_.bug == planted_bug::no_generations ? 0 : generation_;
   }
   [[nodiscard]] std::uint64_t start() const { return generation_; }
+  void expect_to_be_the_newest() const override {
+    if (generation_ != disk_.generation && in_.options_.bug != planted_bug::journal_not_fenced)
+      throw superseded("the simulated journal", disk_.generation);
+  }
   job_id keep(const submit_job& asked, std::span<const std::int32_t> ids) override {
     may_write();
     const job_id id = ++disk_.last;
@@ -148,6 +153,14 @@ class simulated_cluster::journal final : public job_store {
     return {};
   }
   [[nodiscard]] std::vector<std::int32_t> ids_of(job_id id) override { return disk_.jobs.at(id).ids; }
+  void began(job_id id, const begun_run& run) override {
+    may_write();
+    auto& begun = disk_.jobs.at(id).job.begun;
+    const bool raised = begun && begun->run == run.run;
+    if (!raised || in_.options_.bug != planted_bug::attempts_not_kept) begun = run;
+    in_.jobs_of_runs_[run.run] = id;
+    may_die();
+  }
   void ended(job_id id, const std::optional<job_started>& started, const client_update& end) override {
     may_write();
     if (in_.options_.bug == planted_bug::told_before_kept) {
@@ -166,8 +179,6 @@ class simulated_cluster::journal final : public job_store {
   }
   [[nodiscard]] std::vector<job_summary> newest(std::size_t) override { return {}; }
 
-  /// What it has committed, in order.
-  [[nodiscard]] const std::vector<client_update>& ends() const { return ends_; }
   /// What the planted bug has put off.
   void commit_what_is_late() {
     for (const auto& [id, end] : std::exchange(late_, {})) commit(id, {}, end);
@@ -175,8 +186,7 @@ class simulated_cluster::journal final : public job_store {
 
  private:
   void may_write() const {
-    if (generation_ != disk_.generation && in_.options_.bug != planted_bug::journal_not_fenced)
-      throw superseded("the simulated journal", disk_.generation);
+    expect_to_be_the_newest();
     may_die();
   }
   void may_die() const {
@@ -189,13 +199,12 @@ class simulated_cluster::journal final : public job_store {
     job.started = started;
     job.end = end;
     job.state = state_of(end);
-    ends_.push_back(end);
+    job.begun.reset();
   }
 
   simulated_cluster& in_;
   disk& disk_;
   const std::uint64_t generation_;
-  std::vector<client_update> ends_;
   std::vector<std::pair<job_id, client_update>> late_;
 };
 
@@ -210,7 +219,8 @@ struct simulated_cluster::office {
   std::map<peer_id, std::deque<report>> reports{};
   std::deque<client_request> requests{};  ///< of the client, if it has found this one
   std::deque<std::pair<peer_id, client_update>> updates{};
-  std::set<job_id> released{};  ///< runs
+  std::set<job_id> takes_up{};  ///< runs that an earlier one has begun
+  std::set<job_id> taken_up{};  ///< of these, those that it has gone on with
 };
 
 simulated_cluster::simulated_cluster(std::uint64_t seed, const simulation_options& options)
@@ -268,13 +278,17 @@ void simulated_cluster::open_office() {
   }
   auto o = std::make_unique<office>();
   o->store = std::make_unique<journal>(*this);
+  for (const auto& job : o->store->unfinished()) {
+    if (job.begun) o->takes_up.insert(job.begun->run);
+  }
   o->logic = std::make_unique<coordinator_logic>(model,
                                                  coordinator_limits{.silence_s = 1e9,
                                                                     .stuck_s = 1e9,
                                                                     .cut_off_s = options_.cut_off_s,
                                                                     .replays_max = 100,
                                                                     .replacement_s = 1e9,
-                                                                    .assemble_s = assemble_s},
+                                                                    .assemble_s = assemble_s,
+                                                                    .take_up_s = options_.impatient ? 0.3 : 1e9},
                                                  declared, o->store.get());
   offices_.push_back(std::move(o));
 }
@@ -306,36 +320,55 @@ void simulated_cluster::have(office& o, Event&& event) {
   }
 }
 
-/// Whatever belonged to the earlier coordinator goes; the address is the same, so that what is under way arrives.
+/// What it holds stays, and what it computes and sends goes on.
 void simulated_cluster::join_the_newest(worker& who) {
   const peer_id before = who.id;
   auto& left = *offices_[who.joined];
   if (left.logic) left.reports[before].emplace_back(std::monostate{});
-  for (auto& m : network_) {
-    if (m.kind != message_kind::direct || m.from != who.address || !m.to.empty()) continue;
-    const auto routes = who.routes.find(m.key.job);
-    m.to = routes == who.routes.end() ? "nobody"
-                                      : routes->second.ranks.at(static_cast<std::size_t>(m.targets.first)).address;
-  }
-  const peer_id id = became_[before] = ++last_peer_;
-  const auto ready = who.logic.who();
-  auto again =
-      std::make_unique<worker>(worker{id, who.node, who.device, who.address, worker_logic(ready), offices_.size() - 1});
-  workers_.erase(before);
-  workers_[id] = std::move(again);
-  newest().reports[id].emplace_back(worker_report(ready));
+  auto same = workers_.extract(before);
+  same.key() = who.id = became_[before] = ++last_peer_;
+  who.joined = offices_.size() - 1;
+  workers_.insert(std::move(same));
+  newest().reports[who.id].emplace_back(worker_report(who.logic.joins()));
 }
 
 void simulated_cluster::join_the_newest(relay& who) {
   const peer_id before = who.id;
   auto& left = *offices_[who.joined];
   if (left.logic) left.reports[before].emplace_back(std::monostate{});
-  const peer_id id = became_[before] = ++last_peer_;
-  auto again = std::make_unique<relay>(relay{id, who.node, who.address, relay_logic(who.address), offices_.size() - 1});
-  newest().reports[id].emplace_back(
-      relay_report(relay_ready{fmt::format("n{}", who.node), 1 << 30, again->address, 1}));
+  auto same = relays_.extract(before);
+  same.key() = who.id = became_[before] = ++last_peer_;
+  who.joined = offices_.size() - 1;
+  relays_.insert(std::move(same));
+  newest().reports[who.id].emplace_back(
+      relay_report(relay_ready{fmt::format("n{}", who.node), 1 << 30, who.address, 1, who.logic.joins()}));
+  who.logic.tells_damages_again();
+  perform(who);
+}
+
+/// Somebody whose coordinator is gone has waited for the next one for too long.
+void simulated_cluster::somebody_gives_up() {
+  std::vector<worker*> waiting;
+  for (auto& [id, who] : workers_) {
+    if (!offices_[who->joined]->logic && !who->shards.empty()) waiting.push_back(who.get());
+  }
+  std::vector<relay*> logs;
+  for (auto& [id, who] : relays_) {
+    if (!offices_[who->joined]->logic && !who->log.empty()) logs.push_back(who.get());
+  }
+  if (waiting.empty() && logs.empty()) return;
+  ++given_up_;
+  const auto which = any(waiting.size() + logs.size());
+  if (which < waiting.size()) return kill(waiting[which]->id);
+  // Another relay in the same process: the node's workers live on.
+  const auto& who = *logs[which - waiting.size()];
+  const peer_id before = who.id;
+  const peer_id id = ++last_peer_;
+  const auto address = fmt::format("r{}", id);
+  homes_[address] = who.node;
+  relays_[id] = std::make_unique<relay>(relay{id, who.node, address, relay_logic(address), who.joined});
+  std::erase_if(network_, [&](const data_message& m) { return m.from == who.address; });
   relays_.erase(before);
-  relays_[id] = std::move(again);
 }
 
 bool simulated_cluster::somebody_joins_the_newest() {
@@ -376,10 +409,11 @@ void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& act
   }
   for (auto& action : actions) {
     if (auto* to = std::get_if<to_worker>(&action)) {
-      if (const auto* release = std::get_if<release_job>(&to->command);
-          release && !failed_devices_.contains({to->worker, release->job}) &&
-          (options_.cuts_max == 0 || ended.contains(release->job)))
-        check_released(o, release->job);
+      if (const auto* release = std::get_if<release_job>(&to->command)) check_released(o, release->job, false);
+      if (const auto* assign = std::get_if<assign_shard>(&to->command); assign && !o.takes_up.contains(assign->job))
+        begun_by_[assign->job] = o.store->start();
+      if (const auto* again = std::get_if<report_results>(&to->command); again && o.taken_up.insert(again->job).second)
+        ++taken_up_;
       if (auto* assign = std::get_if<assign_shard>(&to->command);
           assign && options_.bug == planted_bug::holders_ignored)
         assign->held_layers.clear();
@@ -387,13 +421,16 @@ void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& act
         if (options_.bug == planted_bug::tokens_forgotten) ask->asked.forced_tokens.clear();
         if (options_.bug == planted_bug::askings_not_numbered) ask->asked.repeat = 0;
       }
-      if (std::holds_alternative<rewire_rank>(to->command) && options_.bug == planted_bug::places_not_told) continue;
+      if (const auto* rewire = std::get_if<rewire_rank>(&to->command)) {
+        if (options_.bug == planted_bug::places_not_told) continue;
+        if (options_.bug == planted_bug::places_not_told_again && o.takes_up.contains(rewire->job)) continue;
+      }
       if (std::holds_alternative<give_blocks>(to->command) && options_.bug == planted_bug::not_gathered_again) continue;
       if (workers_.contains(to->worker) || became_.contains(to->worker))
         o.commands[to->worker].emplace_back(std::move(to->command));
     } else if (auto* r = std::get_if<to_relay>(&action)) {
-      if (const auto* release = std::get_if<release_log>(&r->command); release && ended.contains(release->job))
-        check_released(o, release->job);
+      if (const auto* release = std::get_if<release_log>(&r->command))
+        check_released(o, release->job, ended.contains(release->job));
       if (auto* fence = std::get_if<fence_job>(&r->command); fence && options_.bug == planted_bug::attempts_not_fenced)
         std::ranges::fill(fence->attempts, 0u);
       if (auto* place = std::get_if<place_blocks>(&r->command)) {
@@ -403,6 +440,8 @@ void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& act
       if (relays_.contains(r->relay) || became_.contains(r->relay))
         o.commands[r->relay].emplace_back(std::move(r->command));
     } else if (auto* c = std::get_if<to_client>(&action)) {
+      if (const auto* done = std::get_if<job_finished>(&c->update); done && !disk_->jobs.at(done->job).job.end)
+        broken("an end is told only when it is kept");
       o.updates.emplace_back(c->client, std::move(c->update));
     } else if (const auto* gone = std::get_if<dismiss>(&action)) {
       kill(gone->peer);
@@ -413,26 +452,34 @@ void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& act
   }
 }
 
+/// Memory goes where a job has ended, or where another run has taken this one's place. What nobody holds any more, or holds as it was before
+/// others went on, is released from single workers, too; and whole where no worker holds anything.
+void simulated_cluster::check_released(office& o, job_id run, bool everywhere) {
+  const auto begun = jobs_of_runs_.find(run);
+  if (begun == jobs_of_runs_.end() || &o != &newest()) return;  // nobody has computed anything
+  const auto& job = disk_->jobs.at(begun->second).job;
+  if (job.end) return check_end(run);
+  if (everywhere && !o.takes_up.contains(run) && job.begun && job.begun->run == run)
+    broken("memory of a job is freed only when its end is kept");
+}
+
 /// The first that is heard of it: all ranks still are as they were when the job ended.
-void simulated_cluster::check_released(office& o, job_id run) {
-  if (!o.released.insert(run).second) return;
-  // An event may end several jobs: each is released right after its end is kept.
-  if (o.released.size() > o.store->ends().size()) broken("memory of a job is freed only when its end is kept");
-  if (&o != &newest()) return;
-  // Runs are released in the order of their ends, but one whose workers are all gone is released by nobody: which end is this one's is told
-  // by its tokens.
-  std::vector<std::vector<std::int32_t>> answers;
-  for (const auto& end : o.store->ends()) {
-    const auto* done = std::get_if<job_finished>(&end);
-    if (!done)
-      broken(fmt::format("no accepted job is lost: {} ({}); {}", std::get<job_failed>(end).why.what,
-                         std::get<job_failed>(end).why.where, where_everybody_is()));
-    answers.push_back(done->answer_ids);
-  }
+void simulated_cluster::check_end(job_id run) {
+  if (!checked_.insert(run).second) return;
+  const auto& end = *disk_->jobs.at(jobs_of_runs_.at(run)).job.end;
+  const auto* done = std::get_if<job_finished>(&end);
+  if (!done)
+    broken(fmt::format("no accepted job is lost: {} ({}); {}", std::get<job_failed>(end).why.what,
+                       std::get<job_failed>(end).why.where, where_everybody_is()));
   std::map<block_key, std::uint32_t> consumed;
-  std::optional<std::vector<std::int32_t>> tokens;
   for (const auto& [id, who] : workers_) {
-    if (who->joined + 1 != offices_.size()) continue;
+    if (who->newest_heard != newest().store->start() || !who->ordered.contains(run)) continue;
+    const auto& said = newest().commands[id];
+    const bool lets_go = std::ranges::any_of(said, [&](const office::command& command) {
+      const auto* w = std::get_if<worker_command>(&command);
+      return w && std::holds_alternative<release_job>(*w) && job_in(*w) == run;
+    });
+    if (lets_go) continue;  // of what it held before others went on
     for (const auto& [key, s] : who->shards) {
       if (s.job != run) continue;
       for (const auto& [block, value] : s.consumed) {
@@ -441,14 +488,12 @@ void simulated_cluster::check_released(office& o, job_id run) {
                              value, s.rank, consumed.at(block)) +
                  where_everybody_is());
       }
-      if (!s.answered) continue;
-      if (!tokens) tokens = s.tokens;
-      if (s.tokens != *tokens || std::ranges::find(answers, s.tokens) == answers.end())
+      if (s.answered && s.tokens != done->answer_ids)
         broken(fmt::format("every rank has run the answer's tokens (rank {}: {}); ", s.rank, fmt::join(s.tokens, " ")) +
                where_everybody_is());
     }
   }
-  replays_ += static_cast<int>(std::get<job_finished>(o.store->ends()[o.released.size() - 1]).replays.size());
+  replays_ += static_cast<int>(done->replays.size());
 }
 
 void simulated_cluster::deliver_command(office& o, peer_id to) {
@@ -460,17 +505,19 @@ void simulated_cluster::deliver_command(office& o, peer_id to) {
   if (auto* w = std::get_if<worker_command>(&command)) {
     if (!workers_.contains(to)) return;
     auto& who = *workers_.at(to);
-    who.newest_heard = std::max(who.newest_heard, generation);
-    who.logic.coordinator_said(*w);
+    if (!who.logic.coordinator_said(*w, o.store->generation())) return;
+    if (generation < who.newest_heard) broken("no older generation acts: a worker does what it says");
+    if (std::exchange(who.newest_heard, generation) < generation) who.ordered.clear();
+    std::holds_alternative<release_job>(*w) ? who.ordered.erase(job_in(*w)) : who.ordered.insert(job_in(*w)).second;
     perform(who);
     return;
   }
   if (!relays_.contains(to)) return;
   auto& who = *relays_.at(to);
   const auto& said = std::get<relay_command>(command);
-  const auto outlived = who.logic.hears_of(job_in(said));
-  if (!outlived) return;
-  for (const job_id job : *outlived) {
+  const auto untold = who.logic.heeds(o.store->generation());
+  if (!untold) return;
+  for (const job_id job : *untold) {
     std::erase_if(who.log, [&](const auto& entry) { return entry.first.job == job; });
     who.ways.forget_job(job);
   }
@@ -576,6 +623,9 @@ void simulated_cluster::perform(worker& who) {
   for (auto actions = who.logic.take_actions(); !actions.empty(); actions = who.logic.take_actions()) {
     for (auto& action : actions) {
       if (auto* report = std::get_if<worker_report>(&action)) {
+        if (auto* held = std::get_if<shards_held>(report); held && options_.bug == planted_bug::askings_forgotten) {
+          for (auto& s : held->shards) s.repeat = 0;
+        }
         if (auto& o = *offices_[who.joined]; o.logic) o.reports[who.id].emplace_back(std::move(*report));
       } else {
         compute(who, std::get<device_command>(action));
@@ -586,10 +636,8 @@ void simulated_cluster::perform(worker& who) {
 
 void simulated_cluster::compute(worker& who, const device_command& command) {
   if (const auto* prepare = std::get_if<prepare_prefill>(&command)) {
-    shard s{.job = prepare->job,
-            .rank = prepare->rank,
-            .generation = offices_[who.joined]->store->start(),
-            .plan = prepare->plan};
+    shard s{
+        .job = prepare->job, .rank = prepare->rank, .generation = begun_by_.at(prepare->job), .plan = prepare->plan};
     s.attempt = prepare->routes.ranks.at(static_cast<std::size_t>(prepare->rank)).attempt;
     s.held = s.left_out = {prepare->held_layers.begin(), prepare->held_layers.end()};
     auto& routes = who.routes[prepare->job];
@@ -635,6 +683,8 @@ void simulated_cluster::compute(worker& who, const device_command& command) {
     std::erase_if(who.shards, of_job);
     std::erase_if(who.mailboxes, of_job);
     who.routes.erase(drop->job);
+    for (auto* blocks : {&who.given_here, &who.arrived})
+      std::erase_if(*blocks, [&](const auto& entry) { return entry.first.job == drop->job; });
     who.logic.device_said(job_dropped{drop->job});
   }
 }
@@ -656,7 +706,11 @@ bool simulated_cluster::can_go_on(const worker&, const shard& s) const {
 }
 
 void simulated_cluster::step(worker& who, shard& s) {
-  if (s.generation < who.newest_heard) broken("no older generation acts: its rank computes on");
+  // Once all has arrived that the newest coordinator had to say.
+  const auto& said = offices_[who.joined]->commands[who.id];
+  if (offices_[who.joined]->logic && who.newest_heard == offices_[who.joined]->store->start() && said.empty() &&
+      !who.ordered.contains(s.job))
+    broken("no older generation acts: its rank computes on");
   s.prefilled ? step_answer(who, s) : step_prefill(who, s);
   if (chance(4)) {
     const pass_snapshot at{s.job, s.rank, s.layer, 0, s.waiting_for, s.moves};
@@ -687,6 +741,7 @@ void simulated_cluster::step_prefill(worker& who, shard& s) {
   if (!all) return;
   s.given = false;
   ++s.moves;
+  ++computed_[{jobs_of_runs_.at(s.job), s.rank, s.layer}];
   if (++s.layer < options_.layers) return;
   s.prefilled = true;
   prefill_done done;
@@ -763,12 +818,13 @@ void simulated_cluster::step_answer(worker& who, shard& s) {
     s.tokens.push_back(s.asked->forced_tokens[s.step]);
   } else if (s.is_last()) {
     s.tokens.push_back(static_cast<std::int32_t>(random_() % 1'000'000));
-    who.logic.device_said(
-        token_chosen{s.job, s.asked->number, static_cast<int>(s.step), s.tokens.back(), s.asked->repeat});
     send_direct(who, s, s.step, 1);
   } else {
     s.tokens = at(last, 1)->second.tokens;
   }
+  if (!forced)
+    who.logic.device_said(
+        token_chosen{s.job, s.rank, s.asked->number, static_cast<int>(s.step), s.tokens.back(), s.asked->repeat});
   ++s.step;
   s.sent = false;
   if (s.step < answer_tokens) return;
@@ -912,22 +968,15 @@ bool simulated_cluster::deliver(data_message& m) {
 bool simulated_cluster::deliver_direct(data_message& m) {
   const auto sender = std::ranges::find_if(workers_, [&](const auto& w) { return w.second->address == m.from; });
   const int rank = m.targets.first;
-  std::string to;
-  if (sender != workers_.end() && m.to.empty()) {
-    const auto routes = sender->second->routes.find(m.key.job);
-    if (routes == sender->second->routes.end()) return true;  // released
-    to = routes->second.ranks.at(static_cast<std::size_t>(rank)).address;
-  } else {
-    to = m.to;
-  }
+  if (sender == workers_.end()) return true;
+  const auto sends = sender->second->routes.find(m.key.job);
+  if (sends == sender->second->routes.end()) return true;  // released
+  const auto& to = sends->second.ranks.at(static_cast<std::size_t>(rank)).address;
   const auto there = std::ranges::find_if(workers_, [&](const auto& w) { return w.second->address == to; });
-  // Of an earlier coordinator's time: nobody sends it again for ever.
-  const bool left_behind = !m.to.empty() && chance(20);
-  if (there == workers_.end()) return left_behind;
-  if (!travels(m, to)) return left_behind;
+  if (there == workers_.end() || !travels(m, to)) return false;
   auto& who = *there->second;
   const auto routes = who.routes.find(m.key.job);
-  if (routes == who.routes.end()) return left_behind;
+  if (routes == who.routes.end()) return false;
   if (m.key.attempt < routes->second.ranks.at(m.key.source).attempt) return true;
   auto& mailbox = who.mailboxes[{m.key.job, rank}];
   const auto [at, is_new] = mailbox.emplace(m.key, m);
@@ -1006,7 +1055,6 @@ void simulated_cluster::a_device_fails() {
   if (all.empty()) return;
   const auto [who, s] = all[any(all.size())];
   ++device_faults_;
-  failed_devices_.emplace(who->id, s->job);
   if (s->prefilled) {
     s->asked.reset();
   } else {
@@ -1069,6 +1117,7 @@ bool simulated_cluster::a_fault() {
 bool simulated_cluster::one_step() {
   now_ += 0.001;
   if (a_fault()) return true;
+  if (given_up_ < options_.given_up_max && chance(300)) somebody_gives_up();
   if (chance(30) && somebody_joins_the_newest()) return true;
   if (chance(50)) {
     have(*offices_[any(offices_.size())], [&](coordinator_logic& logic) { logic.tick(now_); });
@@ -1184,6 +1233,12 @@ void simulated_cluster::run() {
   for (const auto& [name, job] : jobs_) {
     const auto* end = std::get_if<job_finished>(&disk_->jobs.at(job->id).job.end.value());
     if (!end || end->answer_ids != *job->answer) broken("the journal has the answer that the client was told");
+  }
+  if (deaths_ + device_faults_ + given_up_ > 0 || options_.impatient) return;
+  for (const auto& [layer, times] : computed_) {
+    if (times != 1)
+      broken(fmt::format("where nobody has died nothing is computed twice (rank {} of job {}, layer {}: {} times)",
+                         std::get<1>(layer), std::get<0>(layer), std::get<2>(layer), times));
   }
 }
 

@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 #include <variant>
 #include <vector>
 
@@ -20,16 +21,19 @@ namespace baton {
 /// A rule of recovery that a simulation breaks on purpose, to see that it would be found.
 enum class planted_bug : std::uint8_t {
   none,
-  attempts_not_fenced,   ///< relays never hear of a fence's attempts
-  holders_ignored,       ///< a replay is not told what has a holder, nor are relays
-  places_not_told,       ///< workers never hear where a replayed rank is
-  nothing_forwarded,     ///< relays do not send what a new place lacks
-  tokens_forgotten,      ///< a question is asked again without the tokens that are known
-  askings_not_numbered,  ///< a question that is asked again has the number that it had
-  not_gathered_again,    ///< a rank never hears that the blocks which it left to holders are lost
-  told_before_kept,      ///< an end is told, and memory freed, before the journal has it
-  no_generations,        ///< a coordinator's start is not counted
-  journal_not_fenced,    ///< a coordinator that was superseded may go on writing
+  attempts_not_fenced,    ///< relays never hear of a fence's attempts
+  holders_ignored,        ///< a replay is not told what has a holder, nor are relays
+  places_not_told,        ///< workers never hear where a replayed rank is
+  nothing_forwarded,      ///< relays do not send what a new place lacks
+  tokens_forgotten,       ///< a question is asked again without the tokens that are known
+  askings_not_numbered,   ///< a question that is asked again has the number that it had
+  not_gathered_again,     ///< a rank never hears that the blocks which it left to holders are lost
+  told_before_kept,       ///< an end is told, and memory freed, before the journal has it
+  no_generations,         ///< a coordinator's start is not counted
+  journal_not_fenced,     ///< a coordinator that was superseded may go on writing
+  attempts_not_kept,      ///< the journal does not learn that a rank was lost
+  askings_forgotten,      ///< a worker does not tell the next coordinator which asking it answers
+  places_not_told_again,  ///< who is taken up does not hear where the other ranks are
 };
 
 /// A fault at one instant of an interleaving: after so many events.
@@ -55,6 +59,8 @@ struct simulation_options {
   int cuts_max = 0;           ///< of links between two nodes, for the rest of the run; the coordinator reaches both
   bool probes_get_lost = false;
   double cut_off_s = 0;  ///< coordinator_limits::cut_off_s; a step takes a millisecond
+  int given_up_max = 0;  ///< workers and relays that wait for a coordinator for too long, and let go of what they hold
+  bool impatient = false;  ///< a coordinator goes on without those who have not told it at once what they hold
   planted_bug bug = planted_bug::none;
   std::optional<std::vector<planned_fault>> faults{};  ///< in their order, instead of faults at random instants
 };
@@ -63,10 +69,10 @@ struct simulation_options {
 /// delays, reorders and repeats messages, and devices that compute nothing but who made what. One seed is one interleaving of
 /// messages, steps, deaths and restarts.
 ///
-/// The coordinator has a journal: what that has committed outlives it, nothing else does. It is killed between any two events, and
-/// inside of one before and after each commit; or it is stopped, superseded by the next one, and goes on with what it
-/// knows: whoever has joined the next one still gets its commands. Addresses outlive a coordinator, so that blocks of its time arrive
-/// in the next one's.
+/// The coordinator has a journal: what that has committed outlives it; workers and relays do, too, and compute, exchange and log meanwhile.
+/// It is killed between any two events, and inside of one before and after each commit; or it is stopped, superseded by the next one, and
+/// goes on with what it knows: whoever has joined the next one still gets its commands. Where no worker has died, no layer of a rank is
+/// computed twice.
 ///
 /// A block's value is the attempt that made it, as if every device had a kernel class of its own; a token is drawn at random when it is
 /// chosen. So ranks that do not see the same values, and tokens that are chosen twice, are noticed.
@@ -84,6 +90,8 @@ class simulated_cluster {
   [[nodiscard]] int replays() const { return replays_; }
   /// Messages that have gone through the relay of a third node.
   [[nodiscard]] std::int64_t carried() const { return carried_; }
+  /// Jobs that a coordinator has gone on with that had not begun them.
+  [[nodiscard]] int taken_up() const { return taken_up_; }
   [[nodiscard]] std::int64_t steps() const { return steps_; }
 
  private:
@@ -112,7 +120,9 @@ class simulated_cluster {
   [[nodiscard]] bool somebody_joins_the_newest();
   void client_connects();
   void perform(office& o, std::vector<coordinator_action>&& actions);
-  void check_released(office& o, job_id run);
+  void check_released(office& o, job_id run, bool everywhere);
+  void check_end(job_id run);
+  void somebody_gives_up();
   void deliver_command(office& o, peer_id to);
   void deliver_report(office& o, peer_id from);
   void deliver_request(office& o);
@@ -167,10 +177,15 @@ class simulated_cluster {
   std::map<std::string, int> homes_;   ///< node of each address
   std::set<std::pair<int, int>> cut_;  ///< links, the lower node first
   std::int64_t carried_ = 0;
-  std::set<std::pair<peer_id, job_id>> failed_devices_;  ///< whoever has failed at a run may drop it
-  std::size_t faults_ = 0;                               ///< of options_.faults
+  std::map<job_id, std::uint64_t> begun_by_;              ///< which coordinator a run is of
+  std::map<job_id, job_id> jobs_of_runs_;                 ///< those whose ranks have begun
+  std::set<job_id> checked_;                              ///< runs whose end has been checked
+  std::map<std::tuple<job_id, int, int>, int> computed_;  ///< how often a job's rank has computed a layer
+  int given_up_ = 0;
+  std::size_t faults_ = 0;  ///< of options_.faults
   std::int64_t events_ = 0;
   int replays_ = 0;
+  int taken_up_ = 0;
   int ended_ = 0;
   std::int64_t steps_ = 0;
 };

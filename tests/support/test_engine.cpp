@@ -150,7 +150,8 @@ std::vector<engine_answer> test_engine::run_together(std::span<const job> jobs, 
     asked.max_new_tokens = jobs[r.job].options.max_new_tokens;
     asked.sampling = jobs[r.job].options.sampling;
     decode_pass::listener hears;
-    hears.on_token = [&answer](int, std::int32_t token) { answer.ids.push_back(token); };
+    if (r.rank + 1 == answer.plan.ranks())
+      hears.on_token = [&answer](int, std::int32_t token) { answer.ids.push_back(token); };
     hears.on_first_logits = [&answer](std::span<const float> logits) {
       answer.first_logits.assign(logits.begin(), logits.end());
     };

@@ -21,6 +21,7 @@ class lasting_store final : public job_store {
   bool unreadable = false;
 
   [[nodiscard]] std::uint64_t generation() const override { return now; }
+  void expect_to_be_the_newest() const override {}
   job_id keep(const submit_job& asked, std::span<const std::int32_t> ids) override {
     if (full) throw fault(fault_code::out_of_memory, "no space left on device", "the journal");
     return jobs_.keep(asked, ids);
@@ -31,6 +32,10 @@ class lasting_store final : public job_store {
     return jobs_.find(request_id);
   }
   std::vector<std::int32_t> ids_of(job_id id) override { return jobs_.ids_of(id); }
+  void began(job_id id, const begun_run& run) override {
+    if (full) throw fault(fault_code::out_of_memory, "no space left on device", "the journal");
+    jobs_.began(id, run);
+  }
   void ended(job_id id, const std::optional<job_started>& started, const client_update& end) override {
     if (full) throw fault(fault_code::out_of_memory, "no space left on device", "the journal");
     jobs_.ended(id, started, end);

@@ -347,14 +347,33 @@ RC_GTEST_PROP(relay_logic_property, every_node_gets_each_block_once_and_every_wa
   }
 }
 
-TEST_F(relay_logic_test, who_has_heard_a_later_coordinator_lets_go_of_the_earlier_ones_runs_and_obeys_it_no_more) {
-  const job_id of_first = first_run_of(1) + 3;
-  EXPECT_THAT(logic.hears_of(of_first).value(), ElementsAre(1));
-  logic.log_reserved_for(six_ranks(of_first));
-  EXPECT_THAT(logic.hears_of(of_first).value(), IsEmpty());
-  EXPECT_THAT(logic.hears_of(first_run_of(2) + 1).value(), ElementsAre(of_first));
-  EXPECT_EQ(logic.judge(key_of(of_first, 0, 0)), block_verdict::drop);
-  EXPECT_FALSE(logic.hears_of(of_first));
+TEST_F(relay_logic_test, who_has_heard_a_later_coordinator_obeys_the_earlier_one_no_more_and_keeps_what_it_has_told) {
+  EXPECT_THAT(logic.heeds(1).value(), ElementsAre(1));
+  logic.log_reserved_for(six_ranks(3));
+  EXPECT_THAT(logic.joins(), ElementsAre(3));
+  // The earlier one goes on, although the relay has joined the later one.
+  EXPECT_THAT(logic.heeds(1).value(), IsEmpty());
+  logic.log_reserved_for(six_ranks(4));
+  EXPECT_THAT(logic.heeds(2).value(), ElementsAre(4)) << "nobody has told the later one of it";
+  EXPECT_FALSE(logic.heeds(1));
+  EXPECT_EQ(logic.judge(key_of(3, 0, 0)), block_verdict::take);
+  EXPECT_EQ(logic.judge(key_of(4, 0, 0)), block_verdict::drop);
+}
+
+TEST_F(relay_logic_test, tells_the_next_coordinator_which_blocks_are_still_damaged) {
+  logic.log_reserved_for(six_ranks(3));
+  const auto key = key_of(3, 0, 0);
+  logic.block_given("w", key, {1, 6});
+  static_cast<void>(logic.block_was_damaged({"w", message_kind::answer, key, {1, 6}}));
+  static_cast<void>(logic.take_actions());
+  logic.tells_damages_again();
+  const auto told = logic.take_actions();
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(std::get<relay_report>(told[0]), relay_report(block_damaged{3, 0, 0}));
+  logic.block_forwarded(key, {1, 6});
+  static_cast<void>(logic.take_actions());
+  logic.tells_damages_again();
+  EXPECT_THAT(logic.take_actions(), IsEmpty()) << "it is there again";
 }
 
 }  // namespace

@@ -41,6 +41,11 @@ struct worker_logic_test : testing::Test {
     return all;
   }
   void take() { actions = logic.take_actions(); }
+  /// Rank 1 of 2, with all its ids.
+  void give_shard(bool report_chosen_units) {
+    logic.coordinator_said(assign_shard{5, 1, plan_of_two(), routes_of(2), report_chosen_units, false}, 1);
+    logic.coordinator_said(shard_ids{5, 1, 0, std::vector<std::int32_t>(20)}, 1);
+  }
 
   std::vector<worker_action> actions;
 };
@@ -95,6 +100,7 @@ TEST_F(worker_logic_test, a_release_forgets_ids_that_were_still_coming) {
 }
 
 TEST_F(worker_logic_test, what_the_device_says_becomes_reports) {
+  give_shard(true);
   prefill_done done{5, 1, {}, {.bytes_sent = 100, .bytes_received = 7}, 2, {{1, 2, 3, 4}, {}}};
   done.timings.compute_s = 1.5;
   logic.device_said(done);
@@ -153,7 +159,7 @@ TEST_F(worker_logic_test, where_nothing_was_recorded_no_trace_is_told) {
 }
 
 TEST_F(worker_logic_test, long_logits_go_in_pieces) {
-  logits_ready ready{5, 0, std::vector<float>(static_cast<std::size_t>(ids_per_message) + 10, 1.0f)};
+  logits_ready ready{5, 1, 0, std::vector<float>(static_cast<std::size_t>(ids_per_message) + 10, 1.0f)};
   ready.logits.back() = 3;
   logic.device_said(ready);
   take();
@@ -164,19 +170,86 @@ TEST_F(worker_logic_test, long_logits_go_in_pieces) {
   EXPECT_EQ(pieces[1].values.back(), 3);
 }
 
-TEST_F(worker_logic_test, who_has_heard_a_later_coordinator_drops_what_the_earlier_ordered_and_obeys_it_no_more) {
-  const job_id old_run = first_run_of(1) + 7;
-  const job_id new_run = first_run_of(2) + 1;
-  logic.coordinator_said(assign_shard{old_run, 1, plan_of_two(), routes_of(2), false, false});
-  logic.coordinator_said(assign_shard{new_run, 1, plan_of_two(), routes_of(2), false, false});
+TEST_F(worker_logic_test, who_has_heard_a_later_coordinator_obeys_the_earlier_one_no_more_and_keeps_what_it_has_told) {
+  logic.coordinator_said(assign_shard{7, 1, plan_of_two(), routes_of(2), false, false}, 1);
+  EXPECT_THAT(logic.joins().jobs, testing::ElementsAre(7));
+  // The earlier one goes on, although the worker has joined the later one.
+  EXPECT_TRUE(logic.coordinator_said(assign_shard{8, 1, plan_of_two(), routes_of(2), false, false}, 1));
+  take();
+  EXPECT_TRUE(logic.coordinator_said(report_shards{7}, 2));
   take();
   ASSERT_EQ(commanded<drop_job>().size(), 1u);
-  EXPECT_EQ(commanded<drop_job>()[0].job, old_run);
-  logic.coordinator_said(assign_shard{old_run + 1, 0, plan_of_two(), routes_of(2), false, false});
-  logic.coordinator_said(start_shard{old_run, 1});
-  logic.coordinator_said(release_job{new_run - first_run_of(1)});
+  EXPECT_EQ(commanded<drop_job>()[0].job, 8u) << "nobody has told the later one of it";
+  EXPECT_FALSE(logic.coordinator_said(release_job{7}, 1));
   take();
   EXPECT_TRUE(actions.empty());
+  EXPECT_THAT(logic.joins().jobs, testing::ElementsAre(7));
+}
+
+TEST_F(worker_logic_test, what_it_holds_goes_on_without_a_coordinator_and_is_told_to_the_next_one) {
+  give_shard(true);
+  logic.device_said(shard_prepared{5, 1});
+  logic.coordinator_said(start_shard{5, 1}, 1);
+  const std::vector<pass_snapshot> at{{5, 1, 2, 40, -1, 17}};
+  logic.passes_stand_at(at);
+  take();
+  EXPECT_THAT(logic.joins().jobs, testing::ElementsAre(5));
+  logic.coordinator_said(report_shards{5}, 2);
+  take();
+  held_shard held{.rank = 1, .at = held_shard::stage::started, .layer = 2, .tokens_done = 40, .chunks = 17};
+  EXPECT_THAT(reported<shards_held>(), testing::ElementsAre(shards_held{5, {held}}));
+
+  prefill_done done{5, 1, {}, {.bytes_sent = 100}, 2, {{1, 2, 3, 4}, {}}};
+  done.computed = {3, 3};
+  logic.device_said(done);
+  question asked;
+  asked.repeat = 2;
+  asked.forced_tokens = {70};
+  logic.coordinator_said(ask_question{5, asked, true}, 2);
+  logic.device_said(logits_ready{5, 1, 0, {1.0f, 2.0f}});
+  logic.device_said(token_chosen{5, 1, 0, 1, 71, 2});
+  logic.device_said(token_chosen{5, 1, 0, 1, 99, 1});  // of an earlier asking
+  logic.device_said(answer_done{5, 1, 0, 2, 0.25, {}, {.bytes_sent = 130}, {}, 2});
+  take();
+  EXPECT_THAT(logic.joins().jobs, testing::ElementsAre(5));
+  logic.coordinator_said(report_results{5}, 3);
+  take();
+  held.at = held_shard::stage::prefilled;
+  held.asked = true;
+  held.repeat = 2;
+  held.tokens = {70, 71};
+  ASSERT_FALSE(actions.empty());
+  EXPECT_EQ(std::get<worker_report>(actions[0]), worker_report(shards_held{5, {held}})) << "what follows is new";
+  EXPECT_EQ(reported<chosen_units>().size(), 1u);
+  EXPECT_EQ(reported<shard_finished>().at(0).timings.computed, done.computed);
+  EXPECT_THAT(reported<answer_token>(),
+              testing::ElementsAre(answer_token{5, 0, 0, 70, 2}, answer_token{5, 0, 1, 71, 2}));
+  EXPECT_EQ(reported<first_logits>().size(), 1u);
+  EXPECT_EQ(reported<answer_finished>().at(0).timings.bytes_sent, 30);
+  logic.coordinator_said(release_job{5}, 3);
+  logic.coordinator_said(report_results{5}, 3);
+  take();
+  EXPECT_THAT(reported<shards_held>(), testing::ElementsAre(shards_held{5, {}}));
+  EXPECT_TRUE(reported<shard_finished>().empty());
+}
+
+TEST_F(worker_logic_test, ids_that_an_earlier_coordinator_was_sending_come_no_more) {
+  logic.coordinator_said(assign_shard{5, 1, plan_of_two(), routes_of(2)}, 1);
+  logic.coordinator_said(shard_ids{5, 1, 0, std::vector<std::int32_t>(7)}, 1);
+  EXPECT_THAT(logic.joins().jobs, testing::ElementsAre(5));
+  logic.coordinator_said(report_shards{5}, 2);
+  take();
+  EXPECT_THAT(reported<shards_held>(), testing::ElementsAre(shards_held{5, {}}));
+}
+
+TEST_F(worker_logic_test, a_fault_without_a_coordinator_is_told_to_the_next_one) {
+  give_shard(false);
+  logic.device_said(pass_failed{5, 1, 2, fault(fault_code::device, "broken", "kernel x")});
+  take();
+  EXPECT_THAT(logic.joins().jobs, testing::ElementsAre(5));
+  logic.coordinator_said(report_results{5}, 2);
+  take();
+  EXPECT_EQ(reported<shard_failed>().at(0).layer, 2);
 }
 
 }  // namespace

@@ -144,6 +144,7 @@ links: {transport: ucx, delay: 20ms}
 security: {certificates: keys}
 limits: {positions_max: 65536}
 timeouts: {progress: 50ms, silence: 2s, exchange: 9s, chunk: 3min, startup: 1min, shutdown: 300ms, client: 7s, reconnect: 0ms}
+recovery: {replays: 1, reserve: 2, replacement: 3s, take_up: 4s, keep: 5s}
 coordinator: {address: head.example, port: 99, journal: kept, queue: 3, jobs: 2, results: 5}
 )");
   EXPECT_EQ(config.model.precision, element_type::f32);
@@ -174,6 +175,7 @@ coordinator: {address: head.example, port: 99, journal: kept, queue: 3, jobs: 2,
   EXPECT_EQ(config.processes, process_layout::per_device);
   EXPECT_EQ(config.links.delay_ms, 20);
   EXPECT_EQ(config.timeouts, (timeouts_config{50, 2'000, 9'000, 180'000, 60'000, 300, 7'000, 0}));
+  EXPECT_EQ(config.recovery, (recovery_config{1, 2, 3'000, 4'000, 5'000}));
   // A relative folder is below that of the file.
   EXPECT_EQ(config.coordinator, (coordinator_config{"head.example", 99, "/base/kept", 3, 2, 5}));
   EXPECT_EQ(config.links.transport, transport_kind::ucx);

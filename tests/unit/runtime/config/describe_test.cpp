@@ -209,6 +209,8 @@ recovery:
   replays: 3
   reserve: 1
   replacement: 30s
+  take_up: 10s
+  keep: 2min
 )");
 }
 

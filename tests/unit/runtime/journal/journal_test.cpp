@@ -160,6 +160,40 @@ TEST_F(journal_test, has_one_owner_at_a_time_and_names_it) {
   EXPECT_EQ(journal(folder).generation(), 2u);
 }
 
+TEST_F(journal_test, a_run_that_has_begun_is_there_with_its_newest_attempts_until_it_has_ended) {
+  begun_run run{.run = 77, .plan = started(1).plan, .attempts = {0}};
+  {
+    journal first(folder);
+    EXPECT_EQ(first.keep(asked("a"), ids), 1u);
+    EXPECT_FALSE(first.unfinished().at(0).begun);
+    first.began(1, run);
+    run.attempts = {3};
+    first.began(1, run);
+  }
+  {
+    journal second(folder);
+    EXPECT_EQ(second.unfinished().at(0).begun, run);
+    run.run = 78;  // it has begun anew
+    second.began(1, run);
+  }
+  journal third(folder);
+  EXPECT_EQ(third.find("a")->begun, run);
+  third.ended(1, {}, finished(1));
+  EXPECT_FALSE(third.find(1)->begun);
+}
+
+TEST_F(journal_test, the_data_planes_root_is_the_same_for_all_coordinators_and_only_their_own) {
+  const auto root = journal(folder).data_plane_root();
+  EXPECT_EQ(journal(folder).data_plane_root(), root);
+  const auto file = folder / "data-plane.key";
+  EXPECT_EQ(std::filesystem::status(file).permissions() & std::filesystem::perms::all,
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  const temporary_directory other;
+  EXPECT_NE(journal(other.path()).data_plane_root(), root);
+  std::ofstream(file) << "short";
+  EXPECT_THROW(static_cast<void>(journal(folder).data_plane_root()), fault);
+}
+
 TEST_F(journal_test, numbers_are_never_used_twice_and_the_oldest_ends_are_forgotten) {
   journal j(folder, {.ended_max = 2});
   std::vector<job_id> known;
@@ -210,6 +244,7 @@ TEST_F(journal_test, lets_nobody_write_who_was_superseded) {
   journal newer(folder);
   EXPECT_EQ(newer.generation(), older.generation() + 1);
   EXPECT_THROW(older.keep(asked("b"), ids), superseded);
+  EXPECT_THROW(older.began(running, {.run = 7, .plan = started(running).plan, .attempts = {0}}), superseded);
   EXPECT_THROW(older.ended(running, {}, finished(running)), superseded);
   EXPECT_FALSE(newer.find("b"));
   EXPECT_FALSE(newer.find(running)->end);

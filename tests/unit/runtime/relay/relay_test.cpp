@@ -69,7 +69,7 @@ class node {
   [[nodiscard]] const std::string& address() const { return network_->address(); }
   [[nodiscard]] messenger::counts traffic() const { return network_->traffic(); }
   [[nodiscard]] relay_log& log() { return log_; }
-  [[nodiscard]] relay_ready who() const { return relay_.who(); }
+  [[nodiscard]] relay_ready who() { return relay_.joins(); }
   void said(const relay_command& command) { relay_.coordinator_said(command); }
   [[nodiscard]] std::vector<relay_report> reports() const {
     const std::lock_guard lock(mutex_);
@@ -170,7 +170,7 @@ TEST(relay_alone, admits_and_releases_where_all_ranks_share_its_process) {
   relay_log log(100);
   std::vector<relay_report> reports;
   relay alone("node", log, nullptr, [&](relay_report report) { reports.push_back(std::move(report)); });
-  EXPECT_EQ(alone.who(), (relay_ready{"node", 100, "", ::getpid()}));
+  EXPECT_EQ(alone.joins(), (relay_ready{"node", 100, "", ::getpid()}));
   alone.coordinator_said(reserve_log{1, 60, {}});
   alone.coordinator_said(reserve_log{2, 60, {}});
   EXPECT_EQ(&alone.log(), &log);

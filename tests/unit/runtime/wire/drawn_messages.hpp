@@ -203,6 +203,16 @@ inline release_job draw() {
 }
 
 template <>
+inline report_shards draw() {
+  return {any<job_id>()};
+}
+
+template <>
+inline report_results draw() {
+  return {any<job_id>()};
+}
+
+template <>
 inline failure draw() {
   return {static_cast<fault_code>(between(0, 7)), any<std::string>(), any<std::string>()};
 }
@@ -223,8 +233,21 @@ inline shard_timings draw() {
 
 template <>
 inline worker_ready draw() {
-  return {drawn_text(),       drawn_text(),  drawn_text(),      drawn_bytes(),
-          any<std::string>(), drawn_count(), between(1, 65'536)};
+  return {drawn_text(),       drawn_text(),  drawn_text(),       drawn_bytes(),
+          any<std::string>(), drawn_count(), between(1, 65'536), drawn_list<job_id>(5, any<job_id>)};
+}
+
+template <>
+inline held_shard draw() {
+  return {drawn_rank(),   any<std::uint32_t>(), static_cast<held_shard::stage>(between(0, 3)),
+          drawn_layer(),  drawn_bytes(),        any<std::uint64_t>(),
+          drawn_layers(), any<bool>(),          static_cast<std::uint32_t>(between(0, 255)),
+          drawn_ids()};
+}
+
+template <>
+inline shards_held draw() {
+  return {any<job_id>(), drawn_list<held_shard>(5, draw<held_shard>)};
 }
 
 template <>
@@ -380,7 +403,7 @@ inline job_fenced draw() {
 
 template <>
 inline relay_ready draw() {
-  return {drawn_text(), drawn_bytes(), any<std::string>(), drawn_count()};
+  return {drawn_text(), drawn_bytes(), any<std::string>(), drawn_count(), drawn_list<job_id>(5, any<job_id>)};
 }
 
 template <>
