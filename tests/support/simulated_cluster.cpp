@@ -1234,7 +1234,8 @@ void simulated_cluster::run() {
     const auto* end = std::get_if<job_finished>(&disk_->jobs.at(job->id).job.end.value());
     if (!end || end->answer_ids != *job->answer) broken("the journal has the answer that the client was told");
   }
-  if (deaths_ + device_faults_ + given_up_ > 0 || options_.impatient) return;
+  // Ranks that are cut off from others may have to move.
+  if (deaths_ + device_faults_ + given_up_ > 0 || options_.cuts_max > 0 || options_.impatient) return;
   for (const auto& [layer, times] : computed_) {
     if (times != 1)
       broken(fmt::format("where nobody has died nothing is computed twice (rank {} of job {}, layer {}: {} times)",
