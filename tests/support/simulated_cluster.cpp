@@ -394,6 +394,7 @@ bool simulated_cluster::somebody_joins_the_newest() {
 
 void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& actions) {
   // Whoever is cut off drops what it has of a job that goes on without it; one that has ended is released by all relays as well.
+  const bool no_link_is_cut = options_.cuts_max == 0 && cut_.empty();
   std::set<job_id> ended;
   for (const auto& action : actions) {
     const auto* to = std::get_if<to_relay>(&action);
@@ -404,8 +405,7 @@ void simulated_cluster::perform(office& o, std::vector<coordinator_action>&& act
       const auto* same = other_to ? std::get_if<release_log>(&other_to->command) : nullptr;
       return same && same->job == release->job;
     });
-    if (options_.cuts_max == 0 || static_cast<std::size_t>(relays_told) >= o.logic->relays())
-      ended.insert(release->job);
+    if (no_link_is_cut || static_cast<std::size_t>(relays_told) >= o.logic->relays()) ended.insert(release->job);
   }
   for (auto& action : actions) {
     if (auto* to = std::get_if<to_worker>(&action)) {

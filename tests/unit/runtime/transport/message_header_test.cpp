@@ -19,7 +19,7 @@ message_header drawn_header(std::span<const std::byte> address) {
   h.sender = *rc::gen::suchThat(arbitrary<instance_id>(), [](instance_id id) { return id != 0; });
   h.connection = *arbitrary<std::uint32_t>();
   h.hello = *arbitrary<bool>();
-  h.what.kind = static_cast<message_kind>(*rc::gen::inRange(0, 6));
+  h.what.kind = static_cast<message_kind>(*rc::gen::inRange(0, 9));
   h.what.delivery = *arbitrary<std::uint64_t>();
   h.what.key.job = *arbitrary<job_id>();
   h.what.key.phase = static_cast<block_phase>(*rc::gen::inRange(0, 3));
@@ -75,7 +75,7 @@ RC_GTEST_PROP(message_header, is_within_bounds_whatever_the_bytes_are, ()) {
   const auto read = read_header(bytes);
   if (!read) return;
   RC_ASSERT(read->sender != 0U);
-  RC_ASSERT(read->what.kind <= message_kind::acknowledge);
+  RC_ASSERT(read->what.kind <= message_kind::echo);
   RC_ASSERT(read->what.key.phase <= block_phase::decode);
   RC_ASSERT(read->payload_bytes <= (read->has_payload ? payload_bytes_max : 0));
   RC_ASSERT(read->what.targets.first >= 0);
